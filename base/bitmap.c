@@ -38,7 +38,7 @@ static void change_range(struct bitmap *map, uint64_t from, uint64_t count, bool
     while (from < end) {
         uint64_t word = from / 64;
         uint64_t stop = MIN(end, (word + 1) * 64);
-        uint64_t m = mask((unsigned) (from % 64), (unsigned) (stop - word * 64));
+        uint64_t m = mask((unsigned)(from % 64), (unsigned)(stop - word * 64));
 
         if (set) {
             map->words[word] |= m;
@@ -71,10 +71,10 @@ static uint64_t next(const struct bitmap *map, uint64_t from, uint64_t flip)
         uint64_t word = map->words[i] ^ flip;
 
         if (i == from / 64) {
-            word &= mask((unsigned) (from % 64), 64);
+            word &= mask((unsigned)(from % 64), 64);
         }
         if (word) {
-            uint64_t bit = i * 64 + (unsigned) __builtin_ctzll(word);
+            uint64_t bit = i * 64 + (unsigned)__builtin_ctzll(word);
             return MIN(bit, map->bits);
         }
     }
@@ -96,7 +96,7 @@ uint64_t bitmap_count(const struct bitmap *map)
     uint64_t count = 0;
 
     for (uint64_t i = 0; i < div_round_up(map->bits, 64); i++) {
-        count += (unsigned) __builtin_popcountll(map->words[i]);
+        count += (unsigned)__builtin_popcountll(map->words[i]);
     }
     return count;
 }

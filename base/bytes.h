@@ -6,17 +6,17 @@
 #include <stdint.h>
 #include <string.h>
 
-#define BYTES_DEFINE_(bits, order)                                                                 \
-    static inline uint##bits##_t load_##order##bits(const void *from)                              \
-    {                                                                                              \
-        uint##bits##_t raw;                                                                        \
-        memcpy(&raw, from, sizeof(raw));                                                           \
-        return order##bits##toh(raw);                                                              \
-    }                                                                                              \
-    static inline void store_##order##bits(void *to, uint##bits##_t value)                         \
-    {                                                                                              \
-        uint##bits##_t raw = hto##order##bits(value);                                              \
-        memcpy(to, &raw, sizeof(raw));                                                             \
+#define BYTES_DEFINE_(bits, order)                                         \
+    static inline uint##bits##_t load_##order##bits(const void *from)      \
+    {                                                                      \
+        uint##bits##_t raw;                                                \
+        memcpy(&raw, from, sizeof(raw));                                   \
+        return order##bits##toh(raw);                                      \
+    }                                                                      \
+    static inline void store_##order##bits(void *to, uint##bits##_t value) \
+    {                                                                      \
+        uint##bits##_t raw = hto##order##bits(value);                      \
+        memcpy(to, &raw, sizeof(raw));                                     \
     }
 
 /* load_be16 store_be16 load_be32 ... store_le64 */

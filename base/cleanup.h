@@ -26,7 +26,7 @@
 
 static inline void cleanup_free_(void *at)
 {
-    free(*(void **) at);
+    free(*(void **)at);
 }
 
 static inline void cleanup_json_(json_t **at)
@@ -56,7 +56,7 @@ static inline void cleanup_stream_(FILE **at)
 static inline void lock_must_(int r)
 {
     assert(r == 0);
-    (void) r;
+    (void)r;
 }
 
 static inline pthread_mutex_t *scope_lock_(pthread_mutex_t *lock)
@@ -91,14 +91,14 @@ static inline void scope_rwunlock_(pthread_rwlock_t **lock)
 #define CLEANUP_PASTE_(a, b)  CLEANUP_PASTE2_(a, b)
 #define CLEANUP_NAME_(stem)   CLEANUP_PASTE_(stem, __COUNTER__)
 
-#define LOCK_SCOPE(lock)                                                                           \
-    __attribute__((unused, cleanup(scope_unlock_))) pthread_mutex_t *CLEANUP_NAME_(scope_lock) =   \
+#define LOCK_SCOPE(lock)                                                                         \
+    __attribute__((unused, cleanup(scope_unlock_))) pthread_mutex_t *CLEANUP_NAME_(scope_lock) = \
         scope_lock_(lock)
-#define RDLOCK_SCOPE(lock)                                                                         \
-    __attribute__((unused, cleanup(scope_rwunlock_))) pthread_rwlock_t *CLEANUP_NAME_(            \
+#define RDLOCK_SCOPE(lock)                                                             \
+    __attribute__((unused, cleanup(scope_rwunlock_))) pthread_rwlock_t *CLEANUP_NAME_( \
         scope_rdlock) = scope_rdlock_(lock)
-#define WRLOCK_SCOPE(lock)                                                                         \
-    __attribute__((unused, cleanup(scope_rwunlock_))) pthread_rwlock_t *CLEANUP_NAME_(            \
+#define WRLOCK_SCOPE(lock)                                                             \
+    __attribute__((unused, cleanup(scope_rwunlock_))) pthread_rwlock_t *CLEANUP_NAME_( \
         scope_wrlock) = scope_wrlock_(lock)
 
 #endif

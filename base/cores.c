@@ -8,8 +8,8 @@ unsigned usable_cores(void)
 {
     /* The fixed set holds 1024 cores; the call fails with EINVAL on machines that may have more. */
     for (int bits = 1024; bits <= 1 << 20; bits *= 4) {
-        cpu_set_t *set = CPU_ALLOC((size_t) bits);
-        size_t size = CPU_ALLOC_SIZE((size_t) bits);
+        cpu_set_t *set = CPU_ALLOC((size_t)bits);
+        size_t size = CPU_ALLOC_SIZE((size_t)bits);
         int count = 0;
         int r;
 
@@ -22,12 +22,12 @@ unsigned usable_cores(void)
         }
         CPU_FREE(set);
         if (count > 0) {
-            return (unsigned) count;
+            return (unsigned)count;
         }
         if (r != EINVAL) {
             break;
         }
     }
     long online = sysconf(_SC_NPROCESSORS_ONLN);
-    return online > 0 ? (unsigned) online : 1;
+    return online > 0 ? (unsigned)online : 1;
 }

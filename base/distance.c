@@ -10,7 +10,7 @@ enum { LONGEST = 63 };
 /* Upper and lower case, '-' and '_' are the same key to a hurried hand. */
 static int fold(char c)
 {
-    return c == '_' ? '-' : tolower((unsigned char) c);
+    return c == '_' ? '-' : tolower((unsigned char)c);
 }
 
 unsigned edit_distance(const char *a, const char *b)
@@ -23,7 +23,7 @@ unsigned edit_distance(const char *a, const char *b)
         return LONGEST + 1;
     }
     for (size_t j = 0; j <= lb; j++) {
-        row[j] = (unsigned) j;
+        row[j] = (unsigned)j;
     }
     for (size_t i = 1; i <= la; i++) {
         unsigned *oldest = before;
@@ -31,7 +31,7 @@ unsigned edit_distance(const char *a, const char *b)
         before = above;
         above = row;
         row = oldest;
-        row[0] = (unsigned) i;
+        row[0] = (unsigned)i;
         for (size_t j = 1; j <= lb; j++) {
             unsigned differs = fold(a[i - 1]) != fold(b[j - 1]);
             unsigned best = MIN(above[j], row[j - 1]) + 1;
@@ -50,9 +50,9 @@ unsigned edit_distance(const char *a, const char *b)
 struct nearest nearest_begin(const char *wanted)
 {
     /* About a third of the letters may be wrong. */
-    unsigned limit = (unsigned) MIN(strlen(wanted), (size_t) LONGEST) / 3 + 1;
+    unsigned limit = (unsigned)MIN(strlen(wanted), (size_t)LONGEST) / 3 + 1;
 
-    return (struct nearest) { .wanted = wanted, .distance = limit + 1 };
+    return (struct nearest){ .wanted = wanted, .distance = limit + 1 };
 }
 
 void nearest_try(struct nearest *best, const char *candidate)

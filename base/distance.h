@@ -4,8 +4,8 @@
 
 #include <stddef.h>
 
-/* Insertions, deletions, replacements and swaps of neighbours that turn a into b. Words longer than 63
- * characters count as far apart (at least 64). */
+/* Insertions, deletions, replacements and swaps of neighbours that turn a into b. Words longer than
+ * 63 characters count as far apart (at least 64). */
 unsigned edit_distance(const char *a, const char *b);
 
 /* Keeps the best candidate so far:

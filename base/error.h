@@ -1,8 +1,8 @@
 /* The control path's error object: one sentence for the user.
  *
  * It is set once, where the failure happened, and callers may only put words in front of it.
- * A sentence names the file, the field, the value and the limit, and where there is one, the way out.
- * The number beside it is a positive errno and is never replaced by a vaguer one.
+ * A sentence names the file, the field, the value and the limit, and where there is one, the way
+ * out. The number beside it is a positive errno and is never replaced by a vaguer one.
  */
 #ifndef BASE_ERROR_H
 #define BASE_ERROR_H

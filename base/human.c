@@ -7,7 +7,7 @@ struct human_text human_size(uint64_t bytes)
 {
     static const char *const unit[] = { "B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB" };
     struct human_text text;
-    double value = (double) bytes;
+    double value = (double)bytes;
     unsigned i = 0;
 
     /* The unit in which fewer than four digits stand before the point. */
@@ -23,6 +23,6 @@ struct human_text human_size_exact(uint64_t bytes)
 {
     struct human_text text;
 
-    snprintf(text.s, sizeof(text.s), "%s (%" PRIu64 " bytes)", human_size(bytes).s, bytes);
+    snprintf(text.s, sizeof(text.s), "%.32s (%" PRIu64 " bytes)", human_size(bytes).s, bytes);
     return text;
 }

@@ -5,7 +5,7 @@
 #include <stdint.h>
 
 struct human_text {
-    char s[96];
+    char s[128];
 };
 
 /* "1.5 TiB". By value, so that it can stand inside a call: human_size(n).s */

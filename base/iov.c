@@ -28,8 +28,8 @@ static struct iovec step(struct iov_cursor *c, uint64_t n)
         c->at = 0;
     }
     assert(c->left > 0);
-    piece.iov_base = (char *) c->iov->iov_base + c->at;
-    piece.iov_len = (size_t) MIN((uint64_t) (c->iov->iov_len - c->at), n);
+    piece.iov_base = (char *)c->iov->iov_base + c->at;
+    piece.iov_len = (size_t)MIN((uint64_t)(c->iov->iov_len - c->at), n);
     c->at += piece.iov_len;
     return piece;
 }
@@ -63,7 +63,7 @@ void iov_read(struct iov_cursor *cursor, void *to, size_t n)
         struct iovec piece = step(cursor, n);
 
         memcpy(to, piece.iov_base, piece.iov_len);
-        to = (char *) to + piece.iov_len;
+        to = (char *)to + piece.iov_len;
         n -= piece.iov_len;
     }
 }
@@ -74,7 +74,7 @@ void iov_write(struct iov_cursor *cursor, const void *from, size_t n)
         struct iovec piece = step(cursor, n);
 
         memcpy(piece.iov_base, from, piece.iov_len);
-        from = (const char *) from + piece.iov_len;
+        from = (const char *)from + piece.iov_len;
         n -= piece.iov_len;
     }
 }
@@ -107,7 +107,7 @@ bool iov_is_aligned(const struct iovec *iov, int iovcnt, size_t pow2)
     uintptr_t any = 0;
 
     for (int i = 0; i < iovcnt; i++) {
-        any |= (uintptr_t) iov[i].iov_base | iov[i].iov_len;
+        any |= (uintptr_t)iov[i].iov_base | iov[i].iov_len;
     }
     return (any & (pow2 - 1)) == 0;
 }

@@ -21,7 +21,7 @@ uint64_t iov_length(const struct iovec *iov, int iovcnt);
 
 static inline struct iov_cursor iov_begin(const struct iovec *iov, int iovcnt)
 {
-    return (struct iov_cursor) { .iov = iov, .left = iovcnt };
+    return (struct iov_cursor){ .iov = iov, .left = iovcnt };
 }
 
 void iov_skip(struct iov_cursor *cursor, uint64_t n);

@@ -38,7 +38,7 @@ static inline __attribute__((always_inline)) bool blocks_are_zero(const unsigned
         lane any = { 0 };
 
         for (size_t j = 0; j < BLOCK; j += sizeof(lane)) {
-            any |= *(const lane *) (const void *) (p + i + j);
+            any |= *(const lane *)(const void *)(p + i + j);
         }
         if ((any[0] | any[1] | any[2] | any[3]) != 0) {
             return false;

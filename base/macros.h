@@ -6,12 +6,12 @@
 
 #define MACROS_PASTE2_(a, b) a##b
 #define MACROS_PASTE_(a, b)  MACROS_PASTE2_(a, b)
-#define MACROS_PICK_(x, y, op, n)                                                                  \
-    ({                                                                                             \
-        __auto_type MACROS_PASTE_(pick_x_, n) = (x);                                               \
-        __auto_type MACROS_PASTE_(pick_y_, n) = (y);                                               \
-        MACROS_PASTE_(pick_x_, n) op MACROS_PASTE_(pick_y_, n) ? MACROS_PASTE_(pick_x_, n)         \
-                                                               : MACROS_PASTE_(pick_y_, n);        \
+#define MACROS_PICK_(x, y, op, n)                                                             \
+    ({                                                                                        \
+        __auto_type MACROS_PASTE_(pick_x_, n) = (x);                                          \
+        __auto_type MACROS_PASTE_(pick_y_, n) = (y);                                          \
+        MACROS_PASTE_(pick_x_, n)                                                             \
+        op MACROS_PASTE_(pick_y_, n) ? MACROS_PASTE_(pick_x_, n) : MACROS_PASTE_(pick_y_, n); \
     })
 
 #undef MIN

@@ -29,7 +29,7 @@ static json_t *take(json_t *object, const char *name)
         json_object_del(object, name);
         return value;
     }
-    _cleanup_free_ char *head = strndup(name, (size_t) (dot - name));
+    _cleanup_free_ char *head = strndup(name, (size_t)(dot - name));
     json_t *inner = head ? json_object_get(object, head) : NULL;
 
     if (json_is_object(inner)) {
@@ -106,7 +106,7 @@ static int set_number(const struct opt_def *def, const json_t *value, void *at, 
     int r = -EINVAL;
 
     if (json_is_integer(value)) {
-        *out = (uint64_t) json_integer_value(value);
+        *out = (uint64_t)json_integer_value(value);
         r = json_integer_value(value) < 0 ? -EINVAL : 0;
     } else if (json_is_string(value)) {
         const char *text = json_string_value(value);
@@ -156,10 +156,10 @@ static int refuse_choice(const struct opt_def *def, const json_t *value, struct 
 
 static int set_enum(const struct opt_def *def, const json_t *value, void *at, struct error **err)
 {
-    const char *text = json_is_string(value)    ? json_string_value(value)
-                       : json_is_true(value)    ? "on"
-                       : json_is_false(value)   ? "off"
-                                                : NULL;
+    const char *text = json_is_string(value)  ? json_string_value(value)
+                       : json_is_true(value)  ? "on"
+                       : json_is_false(value) ? "off"
+                                              : NULL;
     int *out = at;
 
     for (const struct opt_choice *c = def->choices; text && c->name; c++) {
@@ -173,7 +173,7 @@ static int set_enum(const struct opt_def *def, const json_t *value, void *at, st
 
 static int set_value(const struct opt_def *def, const json_t *value, void *dst, struct error **err)
 {
-    void *at = (char *) dst + def->at;
+    void *at = (char *)dst + def->at;
 
     switch (def->type) {
     case OPT_BOOL:
@@ -198,7 +198,7 @@ static int take_one(const struct opt_def *def, json_t *object, void *dst, struct
 
     if (value) {
         if (def->given) {
-            *(bool *) ((char *) dst + def->given) = true;
+            *(bool *)((char *)dst + def->given) = true;
         }
         return set_value(def, value, dst, err);
     }
@@ -227,7 +227,7 @@ void opts_free(const struct opt_def *table, void *dst)
 {
     for (const struct opt_def *def = table; def && def->name; def++) {
         if (def->type == OPT_STRING) {
-            char **at = (char **) (void *) ((char *) dst + def->at);
+            char **at = (char **)(void *)((char *)dst + def->at);
 
             free(*at);
             *at = NULL;

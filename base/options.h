@@ -1,8 +1,9 @@
 /* Option tables: how text becomes a typed struct, once, at the edge.
  *
  * A driver states its options as a table; each row names a member of the struct that the parser
- * fills. All spellings (key=value,..., dotted keys, JSON, json:{...}, command line flags) become one
- * jansson object first, and that object becomes the struct here. Nothing behind this edge sees a key.
+ * fills. All spellings (key=value,..., dotted keys, JSON, json:{...}, command line flags) become
+ * one jansson object first, and that object becomes the struct here. Nothing behind this edge sees
+ * a key.
  */
 #ifndef BASE_OPTIONS_H
 #define BASE_OPTIONS_H
@@ -39,7 +40,10 @@ struct opt_def {
 };
 
 /* A table ends with a row whose name is NULL. */
-#define OPT_END { .name = NULL }
+#define OPT_END      \
+    {                \
+        .name = NULL \
+    }
 
 /* Fills *dst (zeroed by the caller) from the object and takes the keys it knows out of it.
  * Values may be JSON of the right kind or strings spelt as on a command line.

@@ -13,7 +13,7 @@ static int digit_value(char c)
     if (c >= '0' && c <= '9') {
         return c - '0';
     }
-    c = (char) tolower((unsigned char) c);
+    c = (char)tolower((unsigned char)c);
     return c >= 'a' && c <= 'f' ? c - 'a' + 10 : 99;
 }
 
@@ -23,9 +23,9 @@ static int parse_digits(const char **text, unsigned base, uint64_t *out)
     const char *p = *text;
     uint64_t value = 0;
 
-    while (digit_value(*p) < (int) base) {
-        if (__builtin_mul_overflow(value, (uint64_t) base, &value) ||
-            __builtin_add_overflow(value, (uint64_t) digit_value(*p), &value)) {
+    while (digit_value(*p) < (int)base) {
+        if (__builtin_mul_overflow(value, (uint64_t)base, &value) ||
+            __builtin_add_overflow(value, (uint64_t)digit_value(*p), &value)) {
             return -ERANGE;
         }
         p++;
@@ -72,27 +72,27 @@ static int suffix_shift(const char *suffix)
     if (!*suffix) {
         return 0;
     }
-    at = strchr(letters, tolower((unsigned char) *suffix));
+    at = strchr(letters, tolower((unsigned char)*suffix));
     if (!at) {
         return -1;
     }
     if (suffix[1] && (at == letters || strcasecmp(suffix + 1, "ib") != 0)) {
         return -1;
     }
-    return (int) (at - letters) * 10;
+    return (int)(at - letters) * 10;
 }
 
-/* The digits after the point as a fraction of 1 << shift, rounded down. Digits past the 18th weigh nothing
- * that 2^60 could show and are only read. */
+/* The digits after the point as a fraction of 1 << shift, rounded down. Digits past the 18th weigh
+ * nothing that 2^60 could show and are only read. */
 static int parse_fraction(const char **text, uint64_t *numerator, uint64_t *denominator)
 {
     const char *start = *text;
 
     *numerator = 0;
     *denominator = 1;
-    for (; isdigit((unsigned char) **text); ++*text) {
+    for (; isdigit((unsigned char)**text); ++*text) {
         if (*denominator < UINT64_C(1000000000000000000)) {
-            *numerator = *numerator * 10 + (uint64_t) (**text - '0');
+            *numerator = *numerator * 10 + (uint64_t)(**text - '0');
             *denominator *= 10;
         }
     }
@@ -125,7 +125,7 @@ int size_parse(const char *text, uint64_t *out)
     }
     value <<= shift;
     /* No carry: the fraction is less than one unit. */
-    *out = value + (uint64_t) (((unsigned __int128) numerator << shift) / denominator);
+    *out = value + (uint64_t)(((unsigned __int128)numerator << shift) / denominator);
     return 0;
 }
 
@@ -134,7 +134,8 @@ int opts_parse_size(const char *text, uint64_t *out, struct error **err)
     int r = size_parse(text, out);
 
     if (r == -ERANGE) {
-        return error_set(err, ERANGE, "size '%s' is too large: the limit is 16E less one byte", text);
+        return error_set(err, ERANGE, "size '%s' is too large: the limit is 16E less one byte",
+                         text);
     }
     if (r < 0) {
         return error_set(err, EINVAL,

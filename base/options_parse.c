@@ -1,7 +1,7 @@
 /* From text to one JSON object: key=value lists and JSON, both with dotted keys unfolded.
  *
- * A dotted key names a place in nested objects; objects whose keys are 0, 1, ... n-1 are lists, as in
- * "server.0.host=a,server.1.host=b".
+ * A dotted key names a place in nested objects; objects whose keys are 0, 1, ... n-1 are lists, as
+ * in "server.0.host=a,server.1.host=b".
  */
 #include <errno.h>
 #include <stdio.h>
@@ -19,11 +19,12 @@ enum {
 
 static json_t *unfold(json_t *value, unsigned depth, struct error **err);
 
-/* Stores value (whose reference is taken) at a dotted key. A later value replaces an earlier one. */
-static int store(json_t *object, const char *dotted, json_t *value, unsigned depth,
+/* Stores a value, whose reference it takes, at a dotted key. A later value replaces an earlier one.
+ */
+static int store(json_t *object, const char *dotted, json_t *taken, unsigned depth,
                  struct error **err)
 {
-    _cleanup_json_ json_t *owned = value;
+    _cleanup_json_ json_t *value = taken;
     const char *part = dotted;
 
     if (strlen(dotted) > LONGEST_KEY) {
@@ -66,7 +67,7 @@ static int store(json_t *object, const char *dotted, json_t *value, unsigned dep
             }
         } else if (!json_is_object(inner)) {
             return error_set(err, EINVAL, "option '%.*s' is both a value and a group of options",
-                             (int) (part + len - dotted), dotted);
+                             (int)(part + len - dotted), dotted);
         }
         object = inner;
         part += len + 1;
@@ -105,10 +106,12 @@ static void make_lists(json_t *value)
     void *next;
     size_t i;
 
-    json_array_foreach(value, i, inner) {
+    json_array_foreach(value, i, inner)
+    {
         make_lists(inner);
     }
-    json_object_foreach_safe(value, next, key, inner) {
+    json_object_foreach_safe(value, next, key, inner)
+    {
         json_t *list;
 
         make_lists(inner);
@@ -125,7 +128,8 @@ static json_t *unfold_list(json_t *list, unsigned depth, struct error **err)
     json_t *inner;
     size_t i;
 
-    json_array_foreach(list, i, inner) {
+    json_array_foreach(list, i, inner)
+    {
         json_t *value = unfold(inner, depth + 1, err);
 
         if (!value || json_array_append_new(out, value) < 0) {
@@ -154,7 +158,8 @@ static json_t *unfold(json_t *value, unsigned depth, struct error **err)
         return json_incref(value);
     }
     out = json_object();
-    json_object_foreach(value, key, inner) {
+    json_object_foreach(value, key, inner)
+    {
         json_t *copy = unfold(inner, depth + 1, err);
 
         if (!copy || store(out, key, copy, depth, err) < 0) {
@@ -186,8 +191,8 @@ json_t *opts_parse_json(const char *text, struct error **err)
     return out;
 }
 
-/* One part of the list, up to a comma that is not doubled, with doubled ones made single. *text moves
- * past the comma. */
+/* One part of the list, up to a comma that is not doubled, with doubled ones made single. *text
+ * moves past the comma. */
 static char *next_part(const char **text)
 {
     const char *p = *text;

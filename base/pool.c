@@ -169,7 +169,7 @@ void pool_submit(struct pool *pool, struct pool_job *job)
 
 void pool_group_init(struct pool_group *group)
 {
-    *group = (struct pool_group) { 0 };
+    *group = (struct pool_group){ 0 };
     pthread_mutex_init(&group->lock, NULL);
     pthread_cond_init(&group->idle, NULL);
 }

@@ -21,7 +21,7 @@ static inline bool is_pow2(uint64_t x)
 static inline unsigned log2_floor(uint64_t x)
 {
     assert(x > 0);
-    return 63u - (unsigned) __builtin_clzll(x);
+    return 63u - (unsigned)__builtin_clzll(x);
 }
 
 /* The exponent of the smallest power of two that is not below x; x > 0. */
@@ -70,7 +70,7 @@ static inline uint64_t round_up(uint64_t x, uint64_t unit)
     bool fits = checked_round_up(x, unit, &up);
 
     assert(fits);
-    (void) fits;
+    (void)fits;
     return up;
 }
 

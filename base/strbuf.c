@@ -62,11 +62,11 @@ void strbuf_addf(struct strbuf *buf, const char *fmt, ...)
         buf->failed = true;
         return;
     }
-    if (reserve(buf, (size_t) n)) {
+    if (reserve(buf, (size_t)n)) {
         va_start(args, fmt);
-        vsnprintf(buf->s + buf->len, (size_t) n + 1, fmt, args);
+        vsnprintf(buf->s + buf->len, (size_t)n + 1, fmt, args);
         va_end(args);
-        buf->len += (size_t) n;
+        buf->len += (size_t)n;
     }
 }
 
@@ -90,5 +90,5 @@ char *strbuf_take(struct strbuf *buf)
 void strbuf_free(struct strbuf *buf)
 {
     free(buf->s);
-    *buf = (struct strbuf) STRBUF_INIT;
+    *buf = (struct strbuf)STRBUF_INIT;
 }

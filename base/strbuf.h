@@ -11,9 +11,9 @@ struct strbuf {
     size_t len, cap;
     bool failed;
 };
-#define STRBUF_INIT                                                                                \
-    {                                                                                              \
-        NULL, 0, 0, false                                                                          \
+#define STRBUF_INIT       \
+    {                     \
+        NULL, 0, 0, false \
     }
 #define _cleanup_strbuf_ __attribute__((cleanup(strbuf_free)))
 
@@ -24,7 +24,8 @@ void strbuf_addf(struct strbuf *buf, const char *fmt, ...) __attribute__((format
 
 /* The string, "" while empty; valid until the next call. */
 const char *strbuf_text(const struct strbuf *buf);
-/* The string as the caller's own, "" while empty; NULL when memory ran out. The buffer is empty again. */
+/* The string as the caller's own, "" while empty; NULL when memory ran out. The buffer is empty
+ * again. */
 char *strbuf_take(struct strbuf *buf);
 void strbuf_free(struct strbuf *buf);
 

@@ -9,7 +9,7 @@ void *vector_grow_(void *at, size_t *cap, size_t need, size_t element)
     void *grown;
 
     while (room < need) {
-        if (__builtin_mul_overflow(room, (size_t) 2, &room)) {
+        if (__builtin_mul_overflow(room, (size_t)2, &room)) {
             return NULL;
         }
     }
