@@ -1,0 +1,120 @@
+/* Operations on a whole image: resize, check, info. They run alone, behind the node's gate. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "node.h"
+
+const char *blk_error_text(const struct error *err)
+{
+    return error_text(err);
+}
+
+void blk_error_free(struct error *err)
+{
+    error_free(err);
+}
+
+/* ---- resize -------------------------------------------------------------------------------------- */
+
+int blk_resize(struct blk_node *n, uint64_t size, enum blk_prealloc prealloc, struct error **err)
+{
+    if (n->read_only)
+        return error_set(err, EACCES, "%s: cannot be resized: it is open read-only", n->filename);
+    if (atomic_load(&n->failed))
+        return error_set(err, EIO, "%s: cannot be resized after a failed metadata update",
+                         n->filename);
+    if (!n->drv->resize)
+        return error_set(err, ENOTSUP, "%s: the %s driver cannot resize", n->filename,
+                         n->drv->name);
+    if (size > INT64_MAX)
+        return error_set(err, EFBIG, "%s: the size is above the limit of 8 EiB", n->filename);
+
+    gate_close(&n->gate);
+    int ret = n->drv->resize(n, size, prealloc, err);
+    if (ret == 0)
+        atomic_store(&n->size, size);
+    gate_open(&n->gate);
+    return ret;
+}
+
+/* ---- check --------------------------------------------------------------------------------------- */
+
+int blk_check(struct blk_node *n, unsigned fix, struct blk_check *out,
+              const struct blk_check_hooks *hooks, struct error **err)
+{
+    static const struct blk_check_hooks silent;
+
+    *out = (struct blk_check){ 0 };
+    if (!n->drv->check)
+        return error_set(err, ENOTSUP, "%s: the format %s has nothing to check", n->filename,
+                         n->drv->name);
+    if (fix && n->read_only)
+        return error_set(err, EACCES, "%s: cannot be repaired: it is open read-only", n->filename);
+
+    gate_close(&n->gate);
+    int ret = n->drv->check(n, fix, out, hooks ? hooks : &silent, err);
+    gate_open(&n->gate);
+    return ret;
+}
+
+/* ---- info ---------------------------------------------------------------------------------------- */
+
+static int copy_text(char **to, const char *from)
+{
+    *to = from ? strdup(from) : NULL;
+    return from && !*to ? -ENOMEM : 0;
+}
+
+/* The leaf that holds the node's own bytes. */
+static struct blk_node *own_file(struct blk_node *n)
+{
+    while (n->edge[EDGE_FILE])
+        n = n->edge[EDGE_FILE];
+    return n;
+}
+
+static int info_generic(struct blk_node *n, struct blk_info *out)
+{
+    struct blk_node *file = own_file(n);
+
+    out->virtual_size = atomic_load(&n->size);
+    if (file->drv->actual_size) {
+        int64_t actual = file->drv->actual_size(file);
+        out->actual_size_known = actual >= 0;
+        out->actual_size = actual >= 0 ? (uint64_t) actual : 0;
+    }
+    if (copy_text(&out->filename, n->filename) < 0 || copy_text(&out->format, n->drv->name) < 0 ||
+        copy_text(&out->backing_filename, n->backing_filename) < 0 ||
+        copy_text(&out->full_backing_filename, n->backing_resolved) < 0 ||
+        copy_text(&out->backing_format, n->backing_format) < 0)
+        return -ENOMEM;
+    return 0;
+}
+
+int blk_info(struct blk_node *n, struct blk_info *out, struct error **err)
+{
+    *out = (struct blk_info){ 0 };
+    gate_close(&n->gate);
+    int ret = info_generic(n, out);
+    if (ret < 0)
+        error_set(err, -ret, "out of memory");
+    else if (n->drv->info)
+        ret = n->drv->info(n, out, err);
+    gate_open(&n->gate);
+    if (ret < 0)
+        blk_info_free(out);
+    return ret;
+}
+
+void blk_info_free(struct blk_info *info)
+{
+    free(info->filename);
+    free(info->format);
+    free(info->backing_filename);
+    free(info->full_backing_filename);
+    free(info->backing_format);
+    free(info->specific);
+    free(info->snapshots);
+    *info = (struct blk_info){ 0 };
+}

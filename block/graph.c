@@ -1,0 +1,524 @@
+/* Building the graph: from a name or a description to an open node with all that it rests on.
+ *
+ * Every spelling becomes one JSON object first (describe_*), and open_described turns that object
+ * into nodes, depth first: the "file" edge, the node itself, then its backing edge. A node inherits
+ * from the one above it what `struct inherit` says.
+ *
+ * References that an image states itself (backing files) pass through open_reference, the one
+ * place where a policy about what an image may reach belongs.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/cleanup.h"
+#include "node.h"
+
+/* Each level holds a descriptor and a stack frame. */
+#define MAX_CHAIN 1024
+#define MAX_NESTING 64
+
+/* What runs down the graph while it is opened. */
+struct inherit {
+    unsigned flags;
+    bool direct, no_flush, unmap;
+    unsigned depth;            /* backing levels above */
+    unsigned nesting;          /* levels of description */
+    const struct inherit *up;  /* the overlay's, for loops */
+    dev_t dev;                 /* the overlay's own file, when it is a local one */
+    ino_t ino;
+    bool have_ino;
+    bool leaf;                 /* under a "file" edge: a name without a driver is a protocol's */
+};
+
+static int open_described(json_t *desc, const struct inherit *in, struct blk_node **out,
+                          struct error **err);
+
+/* ---- descriptions ---------------------------------------------------------------------------- */
+
+/* The length of "nbd" in "nbd://host", 0 when the name has no protocol. */
+static size_t protocol_length(const char *name)
+{
+    size_t n = strcspn(name, ":/");
+    return name[n] == ':' ? n : 0;
+}
+
+/* {"driver": protocol, "filename": name} for a name that is not json:. */
+static json_t *describe_protocol(const char *name, struct error **err)
+{
+    size_t n = protocol_length(name);
+
+    if (n == 4 && !strncmp(name, "file:", 5)) {
+        name += 5;
+    } else if (n > 0) {
+        error_set(err, ENOENT, "%s: unknown protocol '%.*s' (for a file of this name write './%s')",
+                  name, (int) n, name, name);
+        return NULL;
+    }
+    if (!*name) {
+        error_set(err, ENOENT, "the file name is empty");
+        return NULL;
+    }
+    json_t *d = json_pack("{s:s, s:s}", "driver", "file", "filename", name);
+    if (!d)
+        error_set(err, EINVAL, "%s: the file name is not UTF-8", name);
+    return d;
+}
+
+/* A description of what `name` means to a user. format: NULL to probe. */
+static json_t *describe_name(const char *name, const char *format, struct error **err)
+{
+    if (!strncmp(name, "json:", 5)) {
+        json_t *d = opts_parse_json(name + 5, err);
+        if (d && format && !json_object_get(d, "driver"))
+            json_object_set_new(d, "driver", json_string(format));
+        return d;
+    }
+    json_t *file = describe_protocol(name, err);
+    if (!file)
+        return NULL;
+    const struct driver *d = format ? driver_find(format) : NULL;
+    if (d && d->kind == BLK_PROTOCOL) {
+        json_object_set_new(file, "driver", json_string(format));
+        return file;
+    }
+    json_t *desc = json_pack("{s:o}", "file", file);
+    if (desc && format)
+        json_object_set_new(desc, "driver", json_string(format));
+    return desc;
+}
+
+/* ---- options every node has -------------------------------------------------------------------- */
+
+enum discard_mode { DISCARD_IGNORE, DISCARD_UNMAP };
+
+static const struct opt_choice discard_choices[] = {
+    { "ignore", DISCARD_IGNORE }, { "off", DISCARD_IGNORE }, { "unmap", DISCARD_UNMAP },
+    { "on", DISCARD_UNMAP },      { NULL, 0 },
+};
+
+static const struct opt_choice detect_choices[] = {
+    { "off", DETECT_OFF },
+    { "on", DETECT_ON },
+    { "unmap", DETECT_UNMAP },
+    { NULL, 0 },
+};
+
+#define AT(m) .at = offsetof(struct node_options, m)
+#define GIVEN(m) .given = offsetof(struct node_options, m##_given)
+
+static const struct opt_def node_table[] = {
+    { .name = "node-name", .type = OPT_STRING, AT(node_name), .help = "name of the node" },
+    { .name = "read-only", .type = OPT_BOOL, AT(read_only), GIVEN(read_only),
+      .help = "refuse writes" },
+    { .name = "discard", .type = OPT_ENUM, AT(discard), GIVEN(discard), .def = "ignore",
+      .choices = discard_choices, .help = "whether discards reach the file below" },
+    { .name = "detect-zeroes", .type = OPT_ENUM, AT(detect_zeroes), .def = "off",
+      .choices = detect_choices, .help = "turn writes of zeroes into zero operations" },
+    { .name = "force-share", .type = OPT_BOOL, AT(force_share), GIVEN(force_share),
+      .help = "tolerate other writers" },
+    OPT_END,
+};
+
+static const struct opt_def cache_table[] = {
+    { .name = "direct", .type = OPT_BOOL, AT(direct), GIVEN(direct),
+      .help = "bypass the page cache" },
+    { .name = "no-flush", .type = OPT_BOOL, AT(no_flush), GIVEN(no_flush),
+      .help = "ignore flushes" },
+    OPT_END,
+};
+
+static int take_node_options(json_t *desc, struct node_options *o, struct error **err)
+{
+    int ret = opts_take(node_table, desc, o, err);
+    if (ret < 0)
+        return ret;
+
+    json_t *cache = json_object_get(desc, "cache");
+    if (!cache)
+        return 0;
+    if (!json_is_object(cache)) {
+        ret = error_set(err, EINVAL, "cache is not an object: use cache.direct=on|off, "
+                                     "cache.no-flush=on|off");
+    } else {
+        ret = opts_take(cache_table, cache, o, err);
+        if (ret == 0)
+            ret = opts_refuse_rest(cache_table, cache, "cache", err);
+    }
+    if (ret < 0) {
+        opts_free(node_table, o);
+        return ret;
+    }
+    json_object_del(desc, "cache");
+    return 0;
+}
+
+/* Sets what the node is from what it inherits and what it was told. */
+static void apply(struct blk_node *n, const struct node_options *o, const struct inherit *in)
+{
+    n->open_flags = in->flags;
+    if (o->read_only_given && o->read_only)
+        n->open_flags &= ~(unsigned) (BLK_OPEN_RDWR | BLK_OPEN_RESIZE);
+    if (o->force_share_given && o->force_share)
+        n->open_flags |= BLK_OPEN_SHARED;
+    n->read_only = !(n->open_flags & BLK_OPEN_RDWR);
+    n->direct = o->direct_given ? o->direct : in->direct;
+    n->no_flush = o->no_flush_given ? o->no_flush : in->no_flush;
+    n->unmap = o->discard_given ? o->discard == DISCARD_UNMAP : in->unmap;
+    n->detect = (enum detect_zeroes) o->detect_zeroes;
+}
+
+/* ---- edges ------------------------------------------------------------------------------------- */
+
+static struct inherit child_of(const struct blk_node *n, const struct inherit *in, bool leaf)
+{
+    struct inherit c = *in;
+    c.flags = n->open_flags;
+    c.direct = n->direct;
+    c.no_flush = n->no_flush;
+    c.unmap = n->unmap;
+    c.leaf = leaf;
+    c.nesting = in->nesting + 1;
+    return c;
+}
+
+/* An edge described as an object or as the name of a node. */
+static int open_edge(json_t *value, const char *edge, const struct inherit *in,
+                     struct blk_node **out, struct error **err)
+{
+    if (json_is_object(value))
+        return open_described(value, in, out, err);
+    if (!json_is_string(value))
+        return error_set(err, EINVAL, "%s must be an object or the name of a node", edge);
+    *out = node_find(json_string_value(value));
+    if (!*out)
+        return error_set(err, ENOENT, "%s: no node is named '%s'", edge, json_string_value(value));
+    if ((in->flags & BLK_OPEN_RDWR) && blk_read_only(*out)) {
+        blk_close(*out, NULL);
+        *out = NULL;
+        return error_set(err, EACCES, "%s: node '%s' is read-only", edge, json_string_value(value));
+    }
+    return 0;
+}
+
+/* The "file" edge, from "file" or else from "filename". Takes the keys out of desc. */
+static int open_file_edge(json_t *desc, const struct inherit *in, struct blk_node **out,
+                          struct error **err)
+{
+    json_t *file = json_object_get(desc, "file");
+    _cleanup_json_ json_t *made = NULL;
+
+    if (!file && json_is_string(json_object_get(desc, "filename"))) {
+        const char *name = json_string_value(json_object_get(desc, "filename"));
+        made = strncmp(name, "json:", 5) ? describe_protocol(name, err)
+                                         : opts_parse_json(name + 5, err);
+        if (!made)
+            return -EINVAL;
+        file = made;
+    }
+    if (!file)
+        return error_set(err, EINVAL, "nothing says which file to open: give file.filename=NAME");
+
+    int ret = open_edge(file, "file", in, out, err);
+    if (ret < 0)
+        return ret;
+    if (!made)
+        json_object_del(desc, "file");
+    else
+        json_object_del(desc, "filename");
+    return 0;
+}
+
+/* ---- backing files ------------------------------------------------------------------------------ */
+
+/* What a relative reference means: beneath the folder of the file that states it. */
+static char *resolve_reference(const char *from, const char *name)
+{
+    const char *slash = strrchr(from, '/');
+    char *full = NULL;
+
+    if (name[0] == '/' || protocol_length(name) > 0 || !slash || protocol_length(from) > 0)
+        return strdup(name);
+    if (asprintf(&full, "%.*s%s", (int) (slash - from + 1), from, name) < 0)
+        return NULL;
+    return full;
+}
+
+/* Opens what an image states as its backing file. */
+static int open_reference(struct blk_node *n, const struct inherit *in, struct error **err)
+{
+    _cleanup_json_ json_t *desc =
+        describe_name(n->backing_resolved, n->backing_format && n->backing_format[0]
+                                               ? n->backing_format
+                                               : NULL, err);
+    if (!desc)
+        return -EINVAL;
+    return open_described(desc, in, &n->edge[EDGE_BACKING], err);
+}
+
+/* Notes which local file n is, and refuses one that stands above it already. */
+static int enter_chain(const struct blk_node *n, struct inherit *in, struct error **err)
+{
+    struct stat st;
+
+    in->have_ino = protocol_length(n->filename) == 0 && stat(n->filename, &st) == 0;
+    if (in->have_ino) {
+        in->dev = st.st_dev;
+        in->ino = st.st_ino;
+        for (const struct inherit *u = in->up; u; u = u->up)
+            if (u->have_ino && u->dev == in->dev && u->ino == in->ino)
+                return error_set(err, ELOOP,
+                                 "%s: the backing chain is a loop: this file is above itself",
+                                 n->filename);
+    }
+    if (in->depth >= MAX_CHAIN)
+        return error_set(err, ELOOP, "%s: the backing chain is longer than %d images", n->filename,
+                         MAX_CHAIN);
+    return 0;
+}
+
+static int open_backing(struct blk_node *n, json_t *override, const struct inherit *in,
+                        struct error **err)
+{
+    if (n->backing_filename && n->backing_filename[0]) {
+        n->backing_resolved = resolve_reference(n->filename, n->backing_filename);
+        if (!n->backing_resolved)
+            return error_set(err, ENOMEM, "out of memory");
+    }
+    struct inherit self = *in;
+    int ret = enter_chain(n, &self, err);
+    if (ret < 0)
+        return ret;
+    bool stated = !override && n->backing_resolved && !(n->open_flags & BLK_OPEN_NO_BACKING);
+    bool none = json_is_null(override) ||
+                (json_is_string(override) && !json_string_value(override)[0]);
+    if (!stated && (none || !override))
+        return 0;
+
+    struct inherit below = child_of(n, &self, false);
+    below.flags &= ~(unsigned) (BLK_OPEN_RDWR | BLK_OPEN_RESIZE | BLK_OPEN_REPAIR);
+    below.up = &self;
+    below.depth = self.depth + 1;
+    below.nesting = 0;
+    ret = stated ? open_reference(n, &below, err)
+                 : open_edge(override, "backing", &below, &n->edge[EDGE_BACKING], err);
+    if (ret < 0)
+        error_prefix(err, "%s: could not open its backing file", n->filename);
+    return ret;
+}
+
+/* ---- a node --------------------------------------------------------------------------------------- */
+
+/* Calls the driver's open with the options left in desc. */
+static int open_driver(struct blk_node *n, json_t *desc, struct error **err)
+{
+    const struct driver *d = n->drv;
+    static const struct opt_def no_options[] = { OPT_END };
+    const struct opt_def *table = d->options ? d->options : no_options;
+    char what[64];
+
+    _cleanup_free_ void *options = calloc(1, d->options_size ? d->options_size : 1);
+    if (!options)
+        return error_set(err, ENOMEM, "out of memory");
+    int ret = opts_take(table, desc, options, err);
+    if (ret < 0)
+        return ret;
+    snprintf(what, sizeof(what), "driver %s", d->name);
+    ret = opts_refuse_rest(table, desc, what, err);
+    if (ret == 0)
+        ret = d->open(n, options, err);
+    opts_free(table, options);
+    if (ret < 0)
+        return ret;
+    n->opened = true;
+    if (!n->filename[0] && n->edge[EDGE_FILE])
+        return node_set_filename(n, n->edge[EDGE_FILE]->filename);
+    return 0;
+}
+
+/* Finds the driver the description names, or NULL to probe. */
+static int named_driver(json_t *desc, bool leaf, const struct driver **out, struct error **err)
+{
+    json_t *v = json_object_get(desc, "driver");
+
+    *out = NULL;
+    if (!v) {
+        if (leaf && json_object_get(desc, "filename"))
+            *out = driver_find("file");
+        return 0;
+    }
+    if (!json_is_string(v))
+        return error_set(err, EINVAL, "driver must be a name");
+    *out = driver_find(json_string_value(v));
+    if (!*out)
+        return error_set(err, ENOENT, "unknown driver or format '%s' (img --help lists them)",
+                         json_string_value(v));
+    json_object_del(desc, "driver");
+    return 0;
+}
+
+static int probe_edge(struct blk_node **file, const struct driver **d, struct error **err)
+{
+    return probe_node(*file, blk_filename(*file), d, err);
+}
+
+static int build(json_t *desc, const struct node_options *o, const struct inherit *in,
+                 struct blk_node **out, struct error **err)
+{
+    const struct driver *d;
+    struct blk_node *file = NULL;
+    int ret = named_driver(desc, in->leaf, &d, err);
+    if (ret < 0)
+        return ret;
+    bool probed = !d;
+
+    /* The edge is opened before the node exists, since its bytes may decide the driver. */
+    if (!d || !(d->flags & DRIVER_NO_CHILD)) {
+        struct blk_node as = { .read_only = false };
+        apply(&as, o, in);
+        struct inherit below = child_of(&as, in, true);
+        ret = open_file_edge(desc, &below, &file, err);
+        if (ret == 0 && !d)
+            ret = probe_edge(&file, &d, err);
+        if (ret < 0) {
+            blk_close(file, NULL);
+            return ret;
+        }
+    }
+    struct blk_node *n = node_new(d);
+    if (!n) {
+        blk_close(file, NULL);
+        return error_set(err, ENOMEM, "out of memory");
+    }
+    apply(n, o, in);
+    n->edge[EDGE_FILE] = file;
+    n->probed = probed;
+    n->guard_magic = probed && !strcmp(d->name, "raw");
+
+    json_t *backing = json_object_get(desc, "backing");
+    _cleanup_json_ json_t *override = json_incref(backing);
+    if (backing && (d->flags & DRIVER_BACKING))
+        json_object_del(desc, "backing");
+
+    ret = open_driver(n, desc, err);
+    if (ret == 0 && (d->flags & DRIVER_BACKING))
+        ret = open_backing(n, override, in, err);
+    if (ret == 0 && o->node_name && o->node_name[0])
+        ret = node_register(n, o->node_name, err);
+    if (ret < 0) {
+        if (n->opened && n->drv->close)
+            n->drv->close(n, NULL);
+        node_discard(n);
+        return ret;
+    }
+    *out = n;
+    return 0;
+}
+
+static int open_described(json_t *desc, const struct inherit *in, struct blk_node **out,
+                          struct error **err)
+{
+    struct node_options o = { 0 };
+
+    if (in->nesting > MAX_NESTING)
+        return error_set(err, ELOOP, "the description is nested deeper than %d nodes", MAX_NESTING);
+    int ret = take_node_options(desc, &o, err);
+    if (ret < 0)
+        return ret;
+    ret = build(desc, &o, in, out, err);
+    opts_free(node_table, &o);
+    return ret;
+}
+
+/* ---- the way in ------------------------------------------------------------------------------------ */
+
+struct cache_mode {
+    const char *name;
+    bool direct, no_flush, writethrough;
+};
+
+static const struct cache_mode cache_modes[] = {
+    { "writeback", false, false, false }, { "none", true, false, false },
+    { "off", true, false, false },        { "writethrough", false, false, true },
+    { "directsync", true, false, true },  { "unsafe", false, true, false },
+};
+
+static const struct cache_mode *find_cache_mode(const char *name, struct error **err)
+{
+    if (!name)
+        return &cache_modes[0];
+    for (size_t i = 0; i < sizeof(cache_modes) / sizeof(cache_modes[0]); i++)
+        if (!strcmp(cache_modes[i].name, name))
+            return &cache_modes[i];
+    error_set(err, EINVAL,
+              "unknown cache mode '%s': use none, writeback, writethrough, directsync or unsafe",
+              name);
+    return NULL;
+}
+
+static json_t *describe(const char *name, const struct blk_open_args *args, struct error **err)
+{
+    json_t *d;
+
+    if (!args->image_opts)
+        return describe_name(name, args->format, err);
+    if (name[0] == '{')
+        d = opts_parse_json(name, err);
+    else
+        d = opts_parse_keyval(name, NULL, err);
+    if (d && args->format && !json_object_get(d, "driver"))
+        json_object_set_new(d, "driver", json_string(args->format));
+    return d;
+}
+
+int blk_open(const char *name, const struct blk_open_args *args, struct blk_node **out,
+             struct error **err)
+{
+    static const struct blk_open_args none;
+
+    *out = NULL;
+    if (!args)
+        args = &none;
+    const struct cache_mode *mode = find_cache_mode(args->cache, err);
+    if (!mode)
+        return -EINVAL;
+    if (args->format && !driver_find(args->format))
+        return error_set(err, ENOENT, "unknown driver or format '%s' (img --help lists them)",
+                         args->format);
+    _cleanup_json_ json_t *desc = describe(name, args, err);
+    if (!desc)
+        return -EINVAL;
+    if (args->node_name)
+        json_object_set_new(desc, "node-name", json_string(args->node_name));
+
+    struct inherit top = {
+        .flags = args->flags,
+        .direct = mode->direct,
+        .no_flush = mode->no_flush,
+        .unmap = args->flags & BLK_OPEN_UNMAP,
+    };
+    int ret = open_described(desc, &top, out, err);
+    if (ret < 0)
+        return ret;
+    (*out)->writethrough = mode->writethrough;
+    return 0;
+}
+
+int graph_open_file(const char *filename, unsigned flags, const char *cache, struct blk_node **out,
+                    struct error **err)
+{
+    _cleanup_json_ json_t *desc = describe_protocol(filename, err);
+    const struct cache_mode *mode = find_cache_mode(cache, err);
+    if (!desc || !mode)
+        return -EINVAL;
+    struct inherit top = {
+        .flags = flags,
+        .direct = mode->direct,
+        .no_flush = mode->no_flush,
+        .unmap = flags & BLK_OPEN_UNMAP,
+        .leaf = true,
+    };
+    return open_described(desc, &top, out, err);
+}

@@ -1,0 +1,126 @@
+/* A node, as the core sees it. Drivers see driver.h, everybody else block.h.
+ *
+ * Life: node_new -> driver open -> in the graph, with references -> last blk_close -> driver close
+ * -> freed. Edges hold a reference each, and a node never outlives what it rests on.
+ *
+ * Threads: the identity members are set before the node is shared and then only read. `size`,
+ * `failed` and `refs` are atomics. Edges change only with the gate closed.
+ */
+#ifndef BLOCK_NODE_H
+#define BLOCK_NODE_H
+
+#include <stdatomic.h>
+
+#include "block/driver.h"
+#include "gate.h"
+#include "reserve.h"
+
+enum detect_zeroes { DETECT_OFF, DETECT_ON, DETECT_UNMAP };
+
+/* What every node can be told, whatever its driver. */
+struct node_options {
+    char *node_name;
+    bool read_only, read_only_given;
+    bool direct, direct_given;
+    bool no_flush, no_flush_given;
+    int discard; /* enum discard_mode */
+    bool discard_given;
+    int detect_zeroes; /* enum detect_zeroes */
+    bool force_share, force_share_given;
+};
+
+struct blk_node {
+    void *state; /* first: node_state() in driver.h */
+
+    /* identity */
+    const struct driver *drv;
+    char *name;     /* node name, "" */
+    char *filename; /* as one would open it again */
+    unsigned open_flags;
+    bool read_only, direct, no_flush, writethrough, unmap;
+    enum detect_zeroes detect;
+    bool probed;         /* format guessed */
+    bool guard_magic;    /* raw was guessed: keep other formats' magic out of the first bytes */
+    bool opened;         /* the driver's open succeeded */
+    struct node_limits limits;
+    char *backing_filename, *backing_format; /* as the image states them; NULL: none */
+    char *backing_resolved;                  /* as opened from here */
+
+    /* edges */
+    struct blk_node *edge[EDGE_COUNT];
+
+    _Atomic uint64_t size;
+    _Atomic bool failed;
+    _Atomic int refs;
+
+    struct gate gate;
+    struct reserve_table reserve;
+    pthread_mutex_t serial; /* held around data members of drivers that are not DRIVER_PARALLEL */
+
+    struct blk_node *next_named; /* under the registry's lock in node.c */
+};
+
+struct blk_node *node_new(const struct driver *drv);
+/* Drops a node that never opened: edges are closed, memory freed. */
+void node_discard(struct blk_node *n);
+
+/* The registry of named nodes. Lookup returns a new reference. */
+int node_register(struct blk_node *n, const char *name, struct error **err);
+struct blk_node *node_find(const char *name);
+
+const char *edge_name(enum node_edge edge);
+
+/* mapped.c: reads, writes, ... of drivers that map. Called by io.c, inside the gate. */
+int mapped_read(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt, uint64_t len,
+                unsigned flags);
+int mapped_write(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt, uint64_t len,
+                 unsigned flags);
+int mapped_write_compressed(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt,
+                            uint64_t len);
+int mapped_zero(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags);
+int mapped_discard(struct blk_node *n, uint64_t off, uint64_t len);
+int mapped_extents(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags,
+                   struct blk_extent *out);
+
+/* Data members of drivers that are not DRIVER_PARALLEL run one at a time. */
+static inline void driver_lock(struct blk_node *n)
+{
+    if (!(n->drv->flags & DRIVER_PARALLEL))
+        pthread_mutex_lock(&n->serial);
+}
+
+static inline void driver_unlock(struct blk_node *n)
+{
+    if (!(n->drv->flags & DRIVER_PARALLEL))
+        pthread_mutex_unlock(&n->serial);
+}
+
+/* One of the functions that write iov at off, inside the gate. */
+typedef int io_write_fn(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt,
+                        uint64_t len, unsigned flags);
+
+/* io.c, for mapped.c: writes zeroes as data, in bounded pieces. */
+int io_write_zeroes(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags,
+                    io_write_fn *write);
+
+/* bounce.c: requests that do not fit limits.align or mem_align. */
+bool bounce_needed(const struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt,
+                   uint64_t len);
+int bounce_read(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt, uint64_t len,
+                unsigned flags);
+int bounce_write(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt, uint64_t len,
+                 unsigned flags);
+
+/* probe.c */
+#define PROBE_BYTES 2048
+const struct driver *driver_find(const char *name);
+/* Scores all formats on the first bytes; never NULL (raw is the fallback). */
+const struct driver *probe_bytes(const uint8_t buf[PROBE_BYTES], const char *filename);
+int probe_node(struct blk_node *file, const char *filename, const struct driver **out,
+               struct error **err);
+
+/* graph.c */
+int graph_open_file(const char *filename, unsigned flags, const char *cache, struct blk_node **out,
+                    struct error **err);
+
+#endif
