@@ -13,7 +13,7 @@ target_compile_definitions(platter_flags INTERFACE _GNU_SOURCE _FILE_OFFSET_BITS
 target_compile_options(platter_flags INTERFACE
     -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion
     -Wstrict-prototypes -Wmissing-prototypes -Wundef -Wpointer-arith -Wvla -Wwrite-strings -Wformat=2
-    -fstack-protector-strong
+    -fstack-protector-strong -fvisibility=hidden
     $<$<BOOL:${PLATTER_WERROR}>:-Werror>)
 
 if(CMAKE_BUILD_TYPE STREQUAL "Debug")

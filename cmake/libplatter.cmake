@@ -13,7 +13,7 @@ set_target_properties(platter_static PROPERTIES OUTPUT_NAME platter)
 target_link_libraries(platter_static PUBLIC ${links})
 target_link_libraries(platter_static PRIVATE platter_flags)
 
-# The version script alone decides what is exported, so the headers need no annotations.
+# block.h marks what is public (BLK_API); the version script lets nothing else slip out.
 set(script ${CMAKE_CURRENT_LIST_DIR}/libplatter.map)
 add_library(platter SHARED ${objects})
 set_target_properties(platter PROPERTIES
