@@ -57,6 +57,19 @@ int iov_slice(struct iov_cursor *cursor, uint64_t n, struct iovec *out, int max)
     return count;
 }
 
+int iov_slice_some(struct iov_cursor *cursor, uint64_t *n, struct iovec *out, int max)
+{
+    uint64_t wanted = *n;
+    int count = 0;
+
+    *n = 0;
+    while (*n < wanted && count < max) {
+        out[count] = step(cursor, wanted - *n);
+        *n += out[count++].iov_len;
+    }
+    return count;
+}
+
 void iov_read(struct iov_cursor *cursor, void *to, size_t n)
 {
     while (n > 0) {

@@ -30,6 +30,9 @@ void iov_skip(struct iov_cursor *cursor, uint64_t n);
  * more than max; the cursor then has not moved. max = all elements always suffices. */
 int iov_slice(struct iov_cursor *cursor, uint64_t n, struct iovec *out, int max);
 
+/* The same for as much of the next *n bytes as max pieces hold; *n becomes that. n > 0, max > 0. */
+int iov_slice_some(struct iov_cursor *cursor, uint64_t *n, struct iovec *out, int max);
+
 void iov_read(struct iov_cursor *cursor, void *to, size_t n);          /* iov -> flat */
 void iov_write(struct iov_cursor *cursor, const void *from, size_t n); /* flat -> iov */
 void iov_fill(struct iov_cursor *cursor, int byte, uint64_t n);

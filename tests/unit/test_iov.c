@@ -76,6 +76,15 @@ static void slices_share_the_memory(void **state)
     assert_int_equal(iov_slice(&c, 4, out, 1), 1);
     assert_ptr_equal(out[0].iov_base, p.d + 2);
     assert_int_equal(iov_slice(&c, 0, out, 0), 0);
+
+    uint64_t n = 10;
+    c = iov_begin(p.iov, 4);
+    assert_int_equal(iov_slice_some(&c, &n, out, 2), 2);
+    assert_int_equal(n, 4);
+    n = 3;
+    assert_int_equal(iov_slice_some(&c, &n, out, 2), 1);
+    assert_int_equal(n, 3);
+    assert_ptr_equal(out[0].iov_base, p.d);
 }
 
 static void alignment_is_of_address_and_length(void **state)

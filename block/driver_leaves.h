@@ -1,0 +1,14 @@
+/* The drivers that the core itself brings, for the table in formats/registry.c. */
+#ifndef BLOCK_DRIVER_LEAVES_H
+#define BLOCK_DRIVER_LEAVES_H
+
+struct driver;
+
+extern const struct driver file_driver;        /* regular files and block devices */
+extern const struct driver host_device_driver; /* the same, block devices only */
+extern const struct driver null_co_driver;
+extern const struct driver null_aio_driver; /* another name for null-co */
+extern const struct driver memory_driver;
+extern const struct driver throttle_driver;
+
+#endif
