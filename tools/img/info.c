@@ -1,0 +1,226 @@
+/* img info: what an image is. */
+#include "img.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/human.h"
+
+#include "args.h"
+#include "image.h"
+#include "output.h"
+#include "picture.h"
+
+struct info {
+    const char *format, *output;
+    bool chain, image_opts, share;
+};
+
+static const struct arg_def args[] = {
+    ARGS_FORMAT(struct info, format),
+    ARGS_IMAGE_OPTS(struct info, image_opts),
+    { .name = "backing-chain", .kind = ARG_FLAG, .at = offsetof(struct info, chain),
+      .help = "also what the image rests on, down to the last backing file" },
+    ARGS_OUTPUT(struct info, output),
+    ARGS_SHARE(struct info, share),
+    ARGS_OBJECT,
+    ARGS_END,
+};
+
+static json_t *info_json(const struct blk_info *info)
+{
+    json_t *o = json_object();
+    if (info->backing_format)
+        output_add(o, "backing-filename-format", output_string(info->backing_format));
+    if (info->snapshots)
+        output_add(o, "snapshots", json_loads(info->snapshots, 0, NULL));
+    output_add(o, "virtual-size", json_integer((json_int_t) info->virtual_size));
+    output_add(o, "filename", output_string(info->filename));
+    if (info->cluster_size)
+        output_add(o, "cluster-size", json_integer(info->cluster_size));
+    output_add(o, "format", output_string(info->format));
+    if (info->actual_size_known)
+        output_add(o, "actual-size", json_integer((json_int_t) info->actual_size));
+    if (info->specific)
+        output_add(o, "format-specific", json_loads(info->specific, 0, NULL));
+    if (info->full_backing_filename)
+        output_add(o, "full-backing-filename", output_string(info->full_backing_filename));
+    if (info->backing_filename)
+        output_add(o, "backing-filename", output_string(info->backing_filename));
+    if (info->encrypted)
+        output_add(o, "encrypted", json_true());
+    if (info->compressed)
+        output_add(o, "compressed", json_true());
+    output_add(o, "dirty-flag", json_boolean(info->dirty));
+    return o;
+}
+
+static void print_snapshots(const char *text)
+{
+    _cleanup_json_ json_t *list = json_loads(text, 0, NULL);
+    if (json_array_size(list) == 0)
+        return;
+    puts("Snapshot list:");
+    printf("%-10s%-17s%8s%20s%13s%11s\n", "ID", "TAG", "VM SIZE", "DATE", "VM CLOCK", "ICOUNT");
+    size_t i;
+    json_t *s;
+    json_array_foreach(list, i, s) {
+        time_t date = (time_t) json_integer_value(json_object_get(s, "date-sec"));
+        struct tm tm;
+        char when[64] = "", clock[64], count[32] = "";
+        if (localtime_r(&date, &tm))
+            strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S", &tm);
+        uint64_t secs = (uint64_t) json_integer_value(json_object_get(s, "vm-clock-sec"));
+        uint64_t nsecs = (uint64_t) json_integer_value(json_object_get(s, "vm-clock-nsec"));
+        snprintf(clock, sizeof(clock), "%02" PRIu64 ":%02u:%02u.%03u", secs / 3600,
+                 (unsigned) (secs / 60 % 60), (unsigned) (secs % 60), (unsigned) (nsecs / 1000000));
+        json_t *icount = json_object_get(s, "icount");
+        if (icount)
+            snprintf(count, sizeof(count), "%" JSON_INTEGER_FORMAT, json_integer_value(icount));
+        uint64_t size = (uint64_t) json_integer_value(json_object_get(s, "vm-state-size"));
+        printf("%-9s %-16s %8s%20s%13s%11s\n", json_string_value(json_object_get(s, "id")),
+               json_string_value(json_object_get(s, "name")), human_size(size).s, when, clock, count);
+    }
+}
+
+static void print_human(const struct blk_info *info)
+{
+    printf("image: %s\n", info->filename);
+    printf("file format: %s\n", info->format);
+    printf("virtual size: %s\n", human_size_exact(info->virtual_size).s);
+    if (info->actual_size_known)
+        printf("disk size: %s\n", human_size(info->actual_size).s);
+    else
+        puts("disk size: unavailable");
+    if (info->encrypted)
+        puts("encrypted: yes");
+    if (info->cluster_size)
+        printf("cluster_size: %" PRIu32 "\n", info->cluster_size);
+    if (info->dirty)
+        puts("cleanly shut down: no");
+    if (info->backing_filename) {
+        printf("backing file: %s", info->backing_filename);
+        if (!info->full_backing_filename)
+            fputs(" (cannot determine actual path)", stdout);
+        else if (strcmp(info->backing_filename, info->full_backing_filename) != 0)
+            printf(" (actual path: %s)", info->full_backing_filename);
+        putchar('\n');
+        if (info->backing_format)
+            printf("backing file format: %s\n", info->backing_format);
+    }
+    if (info->snapshots)
+        print_snapshots(info->snapshots);
+    if (info->specific) {
+        _cleanup_json_ json_t *specific = json_loads(info->specific, 0, NULL);
+        json_t *data = json_object_get(specific, "data");
+        if (json_object_size(data) > 0) {
+            puts("Format specific information:");
+            output_tree(data, 1);
+        }
+    }
+}
+
+/* One step of the chain. The name and the format of the next one go to *name and *format. */
+static bool show(const struct info *o, char **name, char **format, bool first, json_t *list)
+{
+    bool bar = !o->output && isatty(STDOUT_FILENO);
+    struct image_spec spec = {
+        .name = *name,
+        .format = *format,
+        .image_opts = o->image_opts && first,
+        .flags = BLK_OPEN_NO_BACKING | BLK_OPEN_QUIET | (bar ? 0 : BLK_OPEN_NO_IO) |
+                 (o->share ? BLK_OPEN_SHARED : 0),
+    };
+    _cleanup_image_ struct blk_node *node = image_open(&spec);
+    if (!node)
+        return false;
+    struct blk_info info = { 0 };
+    struct error *err = NULL;
+    if (blk_info(node, &info, &err) < 0) {
+        complain_error(&err, NULL);
+        return false;
+    }
+    if (list) {
+        json_array_append_new(list, info_json(&info));
+    } else {
+        if (!first)
+            putchar('\n');
+        print_human(&info);
+        if (bar)
+            picture_bar(node);
+    }
+    free(*name);
+    free(*format);
+    *name = info.full_backing_filename ? strdup(info.full_backing_filename) : NULL;
+    *format = info.backing_format ? strdup(info.backing_format) : NULL;
+    bool lost = info.backing_filename && !info.full_backing_filename && o->chain;
+    if (lost)
+        complain("cannot tell where '%s' has its backing file '%s'", info.filename,
+                 info.backing_filename);
+    blk_info_free(&info);
+    return !lost;
+}
+
+static bool seen_before(json_t *seen, const char *name)
+{
+    _cleanup_free_ char *real = realpath(name, NULL);
+    const char *key = real ? real : name;
+    if (json_object_get(seen, key))
+        return true;
+    json_object_set_new_nocheck(seen, key, json_true());
+    return false;
+}
+
+static int info(const struct info *o, const char *filename)
+{
+    bool json = o->output && strcmp(o->output, "json") == 0;
+    _cleanup_json_ json_t *list = json ? json_array() : NULL;
+    _cleanup_json_ json_t *seen = json_object();
+    _cleanup_free_ char *name = strdup(filename);
+    _cleanup_free_ char *format = o->format ? strdup(o->format) : NULL;
+    bool first = true, ok = true;
+    while (ok && name && (first || o->chain)) {
+        if (seen_before(seen, name)) {
+            complain("backing file '%s' stands twice in the chain: the images rest on themselves", name);
+            ok = false;
+            break;
+        }
+        ok = show(o, &name, &format, first, list);
+        first = false;
+    }
+    if (!ok)
+        return 1;
+    if (json)
+        output_json(o->chain ? list : json_array_get(list, 0));
+    return output_end(0);
+}
+
+static int run(const struct command *self, int argc, char **argv)
+{
+    struct info o = { 0 };
+    int first, code;
+    if (!args_parse(self, argc, argv, &o, &first, &code))
+        return code;
+    if (argc - first != 1) {
+        complain("info needs one file name");
+        complain_usage("info");
+        return 1;
+    }
+    if (!image_opts_alone(o.image_opts, o.format))
+        return 1;
+    return info(&o, argv[first]);
+}
+
+const struct command cmd_info = {
+    .name = "info",
+    .summary = "say what an image is",
+    .operands = "FILENAME",
+    .args = args,
+    .example = "info --backing-chain vm.qcow2",
+    .run = run,
+};

@@ -1,0 +1,29 @@
+/* Commands of qemu-img that are still to come. They say so and do nothing. */
+#include "img.h"
+
+#include "args.h"
+
+static const struct arg_def no_args[] = { ARGS_END };
+
+static int run(const struct command *self, int argc, char **argv)
+{
+    (void) argc;
+    (void) argv;
+    complain("%s is not there yet: nothing was changed", self->name);
+    return 1;
+}
+
+#define LATER(id, text)                                                                            \
+    const struct command cmd_##id = {                                                              \
+        .name = #id,                                                                               \
+        .summary = text " (not there yet)",                                                        \
+        .operands = "...",                                                                         \
+        .args = no_args,                                                                           \
+        .run = run,                                                                                \
+    }
+
+LATER(amend, "change the options of an image");
+LATER(bitmap, "keep track of changed blocks in an image");
+LATER(commit, "write an overlay's content into its backing file");
+LATER(rebase, "give an overlay another backing file");
+LATER(snapshot, "keep, apply and remove states inside an image");

@@ -1,0 +1,121 @@
+#include "output.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/strbuf.h"
+
+#include "img.h"
+
+void output_json(const json_t *value)
+{
+    if (json_dumpf(value, stdout, JSON_INDENT(4) | JSON_ENSURE_ASCII | JSON_ENCODE_ANY) == 0)
+        putchar('\n');
+}
+
+/* Length of the UTF-8 character at p, 0 when it is none. */
+static size_t utf8_length(const char *p)
+{
+    unsigned char c = (unsigned char) *p;
+    size_t n = c < 0x80 ? 1 : c >= 0xc2 && c < 0xe0 ? 2 : c >= 0xe0 && c < 0xf0 ? 3
+               : c >= 0xf0 && c < 0xf5 ? 4 : 0;
+    json_t *probe = n ? json_stringn(p, strnlen(p, n)) : NULL;
+    if (!probe)
+        return 0;
+    json_decref(probe);
+    return n;
+}
+
+json_t *output_string(const char *text)
+{
+    json_t *string = json_string(text);
+    if (string)
+        return string;
+    _cleanup_strbuf_ struct strbuf clean = STRBUF_INIT;
+    while (*text) {
+        size_t n = utf8_length(text);
+        if (n > 0)
+            strbuf_addn(&clean, text, n);
+        else
+            strbuf_add(&clean, "\xef\xbf\xbd");
+        text += n > 0 ? n : 1;
+    }
+    return json_string(strbuf_text(&clean));
+}
+
+void output_add(json_t *object, const char *key, json_t *value)
+{
+    if (value)
+        json_object_set_new(object, key, value);
+}
+
+static void print_key(const char *key, int depth, bool deeper)
+{
+    printf("%*s", depth * 4, "");
+    for (; *key; key++)
+        putchar(*key == '-' ? ' ' : *key);
+    fputs(deeper ? ":\n" : ": ", stdout);
+}
+
+static void print_scalar(const json_t *value)
+{
+    switch (json_typeof(value)) {
+    case JSON_STRING:
+        printf("%s\n", json_string_value(value));
+        break;
+    case JSON_INTEGER:
+        printf("%" JSON_INTEGER_FORMAT "\n", json_integer_value(value));
+        break;
+    case JSON_REAL:
+        printf("%.17g\n", json_real_value(value));
+        break;
+    case JSON_TRUE:
+        puts("true");
+        break;
+    case JSON_FALSE:
+        puts("false");
+        break;
+    default:
+        putchar('\n');
+        break;
+    }
+}
+
+static void print_member(const char *key, const json_t *value, int depth)
+{
+    bool deeper = json_is_object(value) || json_is_array(value);
+    print_key(key, depth, deeper);
+    if (deeper)
+        output_tree(value, depth + 1);
+    else
+        print_scalar(value);
+}
+
+void output_tree(const json_t *value, int depth)
+{
+    if (json_is_object(value)) {
+        const char *key;
+        json_t *member;
+        json_object_foreach((json_t *) value, key, member) {
+            print_member(key, member, depth);
+        }
+    } else if (json_is_array(value)) {
+        size_t i;
+        json_t *member;
+        json_array_foreach(value, i, member) {
+            char key[32];
+            snprintf(key, sizeof(key), "[%zu]", i);
+            print_member(key, member, depth);
+        }
+    }
+}
+
+int output_end(int code)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return code;
+    complain("cannot write the output: %s", strerror(errno));
+    return code ? code : 1;
+}

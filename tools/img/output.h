@@ -1,0 +1,23 @@
+/* JSON as qemu-img prints it, and the same tree for people. */
+#ifndef IMG_OUTPUT_H
+#define IMG_OUTPUT_H
+
+#include <jansson.h>
+#include <stdbool.h>
+
+/* On stdout, indented by four, keys in the order they were added, and a newline. */
+void output_json(const json_t *value);
+
+/* A JSON string; bytes that are not UTF-8 become U+FFFD. */
+json_t *output_string(const char *text);
+
+/* object[key] = value; a new reference is taken over. */
+void output_add(json_t *object, const char *key, json_t *value);
+
+/* "key: value" lines, four spaces deeper for each level; '-' in keys becomes a space. */
+void output_tree(const json_t *value, int depth);
+
+/* Flushes stdout; a complaint and 1 when that fails, else the code. */
+int output_end(int code);
+
+#endif

@@ -1,0 +1,81 @@
+#include "sink.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+
+#include "image.h"
+#include "img.h"
+
+bool sink_is_safe(const char *name, struct blk_node *source)
+{
+    const char *plain = strncmp(name, "file:", 5) == 0 ? name + 5 : name;
+    if (!image_rests_on(source, plain))
+        return true;
+    complain("'%s' is what '%s' is read from, so it cannot be the target: give the target another name",
+             name, blk_filename(source));
+    return false;
+}
+
+static bool open_node(struct sink *sink, const struct sink_spec *spec, const char *name, unsigned flags)
+{
+    struct image_spec image = {
+        .name = name,
+        .format = spec->image_opts ? NULL : spec->format,
+        .cache = spec->cache ? spec->cache : "unsafe",
+        .image_opts = spec->image_opts,
+        .flags = BLK_OPEN_RDWR | BLK_OPEN_UNMAP | flags | (spec->quiet ? BLK_OPEN_QUIET : 0),
+    };
+    sink->node = image_open(&image);
+    if (!sink->node)
+        return false;
+    sink->durable = !spec->cache || strcmp(spec->cache, "unsafe") != 0;
+    blk_get_limits(sink->node, &sink->limits);
+    return true;
+}
+
+bool sink_create(struct sink *sink, const struct sink_spec *spec)
+{
+    if (!target_begin(&sink->target, spec->name, !spec->backing_file))
+        return false;
+    struct blk_create_args make = {
+        .filename = sink->target.work,
+        .format = spec->format,
+        .options = spec->options && *spec->options ? spec->options : NULL,
+        .size_given = true,
+        .size = spec->size,
+        .backing_file = spec->backing_file,
+        .backing_format = spec->backing_format,
+    };
+    struct error *err = NULL;
+    if (blk_create(&make, NULL, &err) < 0) {
+        complain_error(&err, NULL);
+        return false;
+    }
+    sink->fresh = true;
+    return open_node(sink, spec, sink->target.work, BLK_OPEN_RESIZE);
+}
+
+bool sink_reuse(struct sink *sink, const struct sink_spec *spec)
+{
+    sink->target.name = spec->name;
+    return open_node(sink, spec, spec->name, 0);
+}
+
+bool sink_finish(struct sink *sink)
+{
+    int r = blk_flush(sink->node);
+    if (r < 0)
+        complain("cannot write all of '%s' out: %s", sink->target.name, strerror(-r));
+    bool ok = image_close(sink->node) && r == 0;
+    sink->node = NULL;
+    return ok && target_publish(&sink->target, sink->durable);
+}
+
+void sink_end(struct sink *sink)
+{
+    image_drop(&sink->node);
+    target_end(&sink->target);
+}

@@ -1,0 +1,28 @@
+/* Pipes: a raw disk that comes from a descriptor, or goes to one, in order and without end known. */
+#ifndef IMG_STREAM_H
+#define IMG_STREAM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct blk_node;
+
+struct stream {
+    struct blk_node *node;  /* written by stream_in, read by stream_out */
+    uint64_t offset;        /* of the node */
+    uint64_t length;        /* at most; UINT64_MAX: all that comes */
+    uint64_t before;        /* bytes of streams before this one, for the progress */
+    uint64_t rate_limit;    /* bytes per second, 0: none */
+    unsigned workers;       /* 0: one per core */
+    bool grow;              /* in: the node is resized to what comes */
+    bool compress;          /* in */
+    bool skip_zeroes;       /* in: runs of zeroes need not be written */
+    bool detect_zeroes;     /* in: look for them */
+    uint64_t moved;         /* bytes, for the caller */
+};
+
+/* 0, or -errno after a complaint; -ECANCELED without one when a signal came. */
+int stream_in(struct stream *s, int fd);
+int stream_out(struct stream *s, int fd);
+
+#endif

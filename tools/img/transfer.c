@@ -1,0 +1,302 @@
+/* The work of convert: sources one behind the other, into a file, a device or a pipe. */
+#include "convert.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+
+#include "args.h"
+#include "image.h"
+#include "sink.h"
+#include "stream.h"
+#include "watch.h"
+
+struct transfer {
+    struct convert *o;
+    struct blk_node **sources;
+    int n;
+    bool from_pipe;   /* one source, standard input */
+    uint64_t total;   /* bytes of all sources */
+    uint64_t before;  /* of the sources that are done */
+    struct blk_node *current;
+};
+
+static bool is_dash(const char *name)
+{
+    return strcmp(name, "-") == 0;
+}
+
+/* A file on standard input that nobody has read from yet can be opened like any other. */
+static bool stdin_is_file(void)
+{
+    struct stat st;
+    return fstat(STDIN_FILENO, &st) == 0 && (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode)) &&
+           lseek(STDIN_FILENO, 0, SEEK_CUR) == 0;
+}
+
+static bool open_sources(struct transfer *t, char **names)
+{
+    const struct convert *o = t->o;
+    for (int i = 0; i < t->n; i++) {
+        const char *name = names[i];
+        if (is_dash(name) && stdin_is_file()) {
+            name = "/proc/self/fd/0";
+        } else if (is_dash(name)) {
+            if (t->n > 1) {
+                complain("standard input can only be the one source");
+                return false;
+            }
+            if (o->format && strcmp(o->format, "raw") != 0) {
+                complain("standard input is a stream, which can only be raw, not %s: save it to a file first",
+                         o->format);
+                return false;
+            }
+            t->from_pipe = true;
+            return true;
+        }
+        struct image_spec spec = {
+            .name = name,
+            .format = o->format,
+            .cache = o->source_cache,
+            .image_opts = o->image_opts,
+            .flags = BLK_OPEN_QUIET | (o->share ? BLK_OPEN_SHARED : 0),
+        };
+        t->sources[i] = image_open(&spec);
+        if (!t->sources[i])
+            return false;
+        t->total += image_sectors_size(t->sources[i]);
+    }
+    return true;
+}
+
+static void bad_sector(void *opaque, uint64_t offset, uint64_t len, int error)
+{
+    const struct transfer *t = opaque;
+    if (!t->o->quiet)
+        complain("warning: cannot read '%s' at offset %" PRIu64 ", %" PRIu64 " bytes become zeroes: %s",
+                 blk_filename(t->current), offset, len, strerror(error));
+}
+
+static int step(void *opaque, uint64_t done, uint64_t total)
+{
+    const struct transfer *t = opaque;
+    (void) total;
+    watch_done(t->before + done);
+    return watch_stopped();
+}
+
+/* The layer of the source whose content the target's backing file has: the file itself where it is one of
+ * the layers, else by agreement the first one below the source. */
+static struct blk_node *base_of(const struct transfer *t, struct blk_node *source, const char *target)
+{
+    const char *backing = t->o->backing;
+    if (!backing)
+        return NULL;
+    _cleanup_free_ char *beside = NULL;
+    const char *slash = strrchr(target, '/');
+    if (slash && backing[0] != '/') {
+        if (asprintf(&beside, "%.*s/%s", (int) (slash - target), target, backing) < 0)
+            beside = NULL;
+    }
+    struct stat wanted, st;
+    struct blk_node *below = blk_child(source, "backing");
+    if (stat(beside ? beside : backing, &wanted) == 0) {
+        for (struct blk_node *node = below; node; node = blk_child(node, "backing")) {
+            if (stat(blk_filename(node), &st) == 0 && st.st_dev == wanted.st_dev &&
+                st.st_ino == wanted.st_ino)
+                return node;
+        }
+    }
+    return below;
+}
+
+static int copy_one(struct transfer *t, struct sink *sink, struct blk_node *source, bool zero)
+{
+    const struct convert *o = t->o;
+    t->current = source;
+    struct blk_copy_args copy = {
+        .src = source,
+        .dst = sink->node,
+        .dst_offset = t->before,
+        .length = blk_size(source),
+        .base = base_of(t, source, sink->target.name),
+        .workers = (unsigned) o->workers,
+        .min_sparse = o->offload ? 0 : o->sparse,
+        .rate_limit = o->rate,
+        .compress = o->compress,
+        .dst_is_zero = zero,
+        .offload = o->offload,
+        .salvage = o->salvage,
+        .bad = bad_sector,
+        .progress = step,
+        .opaque = t,
+    };
+    struct error *err = NULL;
+    int r = copy.length ? blk_copy(&copy, &err) : 0;
+    if (r == -ECANCELED)
+        blk_error_free(err);
+    else if (r < 0)
+        complain_error(&err, NULL);
+    return r;
+}
+
+static int fill_from_pipe(struct transfer *t, struct sink *sink, bool zero)
+{
+    const struct convert *o = t->o;
+    struct stream s = {
+        .node = sink->node,
+        .length = UINT64_MAX,
+        .rate_limit = o->rate,
+        .workers = (unsigned) o->workers,
+        .grow = sink->fresh,
+        .compress = o->compress,
+        .skip_zeroes = zero,
+        .detect_zeroes = o->sparse > 0,
+    };
+    if (o->own_size) {
+        /* The size was stated, so the target has it already. */
+        s.grow = false;
+    }
+    return stream_in(&s, STDIN_FILENO);
+}
+
+/* The first bad thing is told; 0 or negative. */
+static int fill(struct transfer *t, struct sink *sink)
+{
+    const struct convert *o = t->o;
+    bool zero = o->target_is_zero || (sink->fresh && sink->limits.new_is_zero && !o->backing);
+    if (t->from_pipe)
+        return fill_from_pipe(t, sink, zero);
+    for (int i = 0; i < t->n; i++) {
+        int r = copy_one(t, sink, t->sources[i], zero);
+        if (r < 0)
+            return r;
+        t->before += image_sectors_size(t->sources[i]);
+    }
+    return 0;
+}
+
+static bool wanted_size(const struct transfer *t, uint64_t *size)
+{
+    *size = t->total;
+    if (!t->o->own_size)
+        return true;
+    if (!parse_size(t->o->own_size, "image size", size))
+        return false;
+    if (*size < t->total) {
+        complain("-o size=%s is less than the %" PRIu64 " bytes of the source", t->o->own_size, t->total);
+        return false;
+    }
+    return true;
+}
+
+static bool open_sink(struct transfer *t, struct sink *sink, const char *target)
+{
+    const struct convert *o = t->o;
+    struct sink_spec spec = {
+        .name = target,
+        .format = o->target_format,
+        .cache = o->cache,
+        .options = o->options,
+        .backing_file = o->backing,
+        .backing_format = o->backing_format,
+        .image_opts = o->target_opts,
+        .quiet = o->quiet,
+    };
+    for (int i = 0; i < t->n; i++) {
+        if (t->sources[i] && !sink_is_safe(target, t->sources[i]))
+            return false;
+    }
+    if (!wanted_size(t, &spec.size))
+        return false;
+    if (!(o->no_create ? sink_reuse(sink, &spec) : sink_create(sink, &spec)))
+        return false;
+    uint64_t have = blk_size(sink->node);
+    if (have < t->total) {
+        complain("'%s' has %" PRIu64 " bytes, but the source has %" PRIu64, target, have, t->total);
+        return false;
+    }
+    if (o->compress && !sink->limits.max_compressed) {
+        complain("'%s' takes no compressed data: leave out -c", target);
+        return false;
+    }
+    return true;
+}
+
+static int to_image(struct transfer *t, const char *target)
+{
+    struct sink sink = SINK_INIT;
+    int code = 1;
+    if (open_sink(t, &sink, target)) {
+        watch_total(t->total);
+        int r = fill(t, &sink);
+        if (r == 0 && !watch_stopped() && sink_finish(&sink))
+            code = 0;
+        else if (r == -ECANCELED || watch_stopped())
+            complain("stopped before the end, '%s' %s", target,
+                     sink.target.path ? "was not made" : "is incomplete");
+    }
+    sink_end(&sink);
+    return code;
+}
+
+static bool stdout_is_fit(const struct convert *o)
+{
+    if (o->target_opts || strcmp(o->target_format, "raw") != 0) {
+        complain("only raw can be written to standard output: use -O raw, or give a file name");
+    } else if (o->no_create || o->options || o->backing) {
+        complain("-n, -o and -B are for images in files, not for standard output");
+    } else if (isatty(STDOUT_FILENO)) {
+        complain("standard output is a terminal: send it to a file or a program, or give a file name");
+    } else {
+        return true;
+    }
+    return false;
+}
+
+static int to_pipe(struct transfer *t)
+{
+    const struct convert *o = t->o;
+    if (!stdout_is_fit(o))
+        return 1;
+    if (t->from_pipe) {
+        complain("from a pipe into a pipe there is nothing to convert");
+        return 1;
+    }
+    watch_total(t->total);
+    for (int i = 0; i < t->n; i++) {
+        struct stream s = {
+            .node = t->sources[i],
+            .length = blk_size(t->sources[i]),
+            .before = t->before,
+            .rate_limit = o->rate,
+            .workers = (unsigned) o->workers,
+        };
+        if (stream_out(&s, STDOUT_FILENO) < 0)
+            return 1;
+        t->before += s.length;
+    }
+    return 0;
+}
+
+int convert(struct convert *o, char **sources, int n, const char *target)
+{
+    struct transfer t = { .o = o, .n = n };
+    t.sources = calloc((size_t) n, sizeof(struct blk_node *));
+    if (!t.sources) {
+        complain("out of memory");
+        return 1;
+    }
+    int code = 1;
+    if (open_sources(&t, sources))
+        code = is_dash(target) ? to_pipe(&t) : to_image(&t, target);
+    for (int i = 0; i < n; i++)
+        image_drop(&t.sources[i]);
+    free(t.sources);
+    return code;
+}
