@@ -38,6 +38,11 @@ struct error;
 BLK_API const char *blk_error_text(const struct error *err);
 BLK_API void blk_error_free(struct error *err);
 
+/* Warnings are sentences for the user about what goes on all the same. Without a handler they go to
+ * standard error. The handler may be called from any thread, one at a time. */
+typedef void blk_warning_fn(void *opaque, const char *text);
+BLK_API void blk_on_warning(blk_warning_fn *fn, void *opaque);
+
 /* ---- opening and closing ------------------------------------------------------------------- */
 
 enum blk_open_flag {

@@ -194,6 +194,12 @@ int node_set_backing(struct blk_node *n, const char *filename, const char *forma
 /* Leaves: the name as one would open it again. Copied; 0 or -ENOMEM. */
 int node_set_filename(struct blk_node *n, const char *filename);
 
+/* Something the user should know although the operation goes on (block.h, warnings). */
+void node_warn(struct blk_node *n, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* Writing past this node's end makes it longer, and there are zeroes until then. */
+bool node_grows(struct blk_node *n);
+
 /* A failed metadata update: from now on writes are refused with -EIO until the node is reopened. */
 void node_set_failed(struct blk_node *n);
 

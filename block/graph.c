@@ -333,6 +333,7 @@ static int open_driver(struct blk_node *n, json_t *desc, struct error **err)
     if (ret < 0)
         return ret;
     n->opened = true;
+    n->grows = d->flags & DRIVER_GROWS;
     if (!n->filename[0] && n->edge[EDGE_FILE])
         return node_set_filename(n, n->edge[EDGE_FILE]->filename);
     return 0;

@@ -23,9 +23,17 @@ static const uint8_t zero_block[ZERO_BLOCK];
 
 /* ---- what every operation asks first -------------------------------------------------------- */
 
+/* A filter grows with what it filters. */
 static bool grows(const struct blk_node *n)
 {
-    return n->drv->flags & DRIVER_GROWS;
+    while (n->drv->kind == BLK_FILTER && n->edge[EDGE_FILE])
+        n = n->edge[EDGE_FILE];
+    return n->grows;
+}
+
+bool node_grows(struct blk_node *n)
+{
+    return grows(n);
 }
 
 static int check_range(struct blk_node *n, uint64_t off, uint64_t len)

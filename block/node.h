@@ -42,6 +42,7 @@ struct blk_node {
     bool probed;         /* format guessed */
     bool guard_magic;    /* raw was guessed: keep other formats' magic out of the first bytes */
     bool opened;         /* the driver's open succeeded */
+    bool grows;          /* leaves: writing past the end makes it longer */
     struct node_limits limits;
     char *backing_filename, *backing_format; /* as the image states them; NULL: none */
     char *backing_resolved;                  /* as opened from here */

@@ -153,7 +153,7 @@ struct qcow2 {
     enum qcow2_compression compression;
     bool unreadable;              /* opened for info only: a feature we do not know how to read */
     bool grows;                   /* the file grows: past its end there are zeroes */
-    bool in_check;                /* check or repair runs: overlap of old metadata is expected */
+    _Atomic bool corrupt_seen;    /* this session found the image corrupt */
 
     pthread_rwlock_t lock;
 
@@ -277,12 +277,11 @@ static inline void compressed_place(uint32_t cluster_bits, uint64_t entry, uint6
 
 /* ---- header.c --------------------------------------------------------------------------------- */
 
-/* Reads and validates; fills h. With `lenient` unknown features are left for the caller to refuse. Names
- * unknown incompatible features from the feature name table. */
+/* Reads and validates what every reader must rely on; features are judged by qcow2_unsupported. */
 int qcow2_header_read(struct blk_node *file, struct qcow2_header *h, struct error **err);
 /* Names the features of this image that are not supported, NULL when all are. To be freed. */
 char *qcow2_unsupported(struct blk_node *file, const struct qcow2_header *h);
-/* Backing file format from its header extension; NULL when absent. To be freed. */
+/* The backing file's name and its format from the header extension; NULL when absent. To be freed. */
 int qcow2_read_strings(struct blk_node *file, const struct qcow2_header *h, char **backing,
                        char **backing_format, struct error **err);
 /* Writes a byte range of the fixed header, built from q->header. */

@@ -1,0 +1,100 @@
+/* What the parts of the qcow2 driver ask of each other. qcow2.h has the structures and the rules. */
+#ifndef QCOW2_INTERNAL_H
+#define QCOW2_INTERNAL_H
+
+#include "entry.h"
+#include "qcow2.h"
+
+/* ---- qcow2.c ---------------------------------------------------------------------------------- */
+
+/* A metadata structure turned out to be wrong while the image was in use: says so, sets the corrupt bit when
+ * writing, refuses further writes. Returns -EIO. Any thread, lock held or not. */
+int qcow2_corrupt(struct qcow2 *q, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* Exclusive: reads header, L1 and refcount table anew, drops caches (after a repair). */
+int qcow2_reload(struct qcow2 *q, struct error **err);
+
+/* ---- map.c ------------------------------------------------------------------------------------ */
+
+int qcow2_map_read(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags,
+                   struct mapping *out);
+
+/* The slice that holds the L2 entry of `guest`, and the entry's index in it. The lock is held.
+ * 0, TABLE_RELOCKED, -ENOENT (no L2 table), or an error. */
+int qcow2_l2_slice(struct qcow2 *q, uint64_t guest, bool exclusive, bool nowait, uint8_t **slice,
+                   uint32_t *index);
+/* Entries from index on that one slice holds. */
+static inline uint32_t slice_left(const struct qcow2 *q, uint32_t index)
+{
+    return q->slice_size / 8 - index;
+}
+
+/* ---- write.c ---------------------------------------------------------------------------------- */
+
+int qcow2_write_begin(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags,
+                      uint64_t encoded_length, struct write_plan *out);
+int qcow2_write_end(struct blk_node *n, struct write_plan *plan, int result);
+int qcow2_zero_range(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags);
+int qcow2_discard_range(struct blk_node *n, uint64_t off, uint64_t len);
+
+/* Exclusive: the slice for `guest`, its L2 table made if there is none. As qcow2_l2_slice. */
+int qcow2_l2_slice_new(struct qcow2 *q, uint64_t guest, uint8_t **slice, uint32_t *index);
+
+/* ---- refcount.c: exclusive, all may answer TABLE_RELOCKED, with nothing changed then ------------- */
+
+int qcow2_ref_get(struct qcow2 *q, uint64_t cluster, uint64_t *value);
+/* Adds delta (+1, -1) to each cluster in [cluster, cluster + count), all within one refcount slice. */
+int qcow2_ref_add(struct qcow2 *q, uint64_t cluster, uint64_t count, int delta);
+/* Clusters from `cluster` on that its refcount slice counts. */
+uint64_t qcow2_ref_slice_left(const struct qcow2 *q, uint64_t cluster);
+/* The first run of free clusters at or after `from` in its slice: *count 0 when there is none. */
+int qcow2_ref_find_free(struct qcow2 *q, uint64_t from, uint64_t want, uint64_t *cluster,
+                        uint64_t *count);
+/* Makes sure that a refcount block for this cluster exists; may take clusters for it. 1: it had to be
+ * made (anything may have moved), 0: it was there. */
+int qcow2_ref_ensure_block(struct qcow2 *q, uint64_t cluster);
+/* The same for [first, first + count), which begins at q->fresh: new blocks lie right behind it. 1: the table
+ * had to grow (start over), 0: done. */
+int qcow2_ref_cover(struct qcow2 *q, uint64_t first, uint64_t count);
+
+/* ---- alloc.c: exclusive, may answer TABLE_RELOCKED with nothing changed --------------------------- */
+
+/* Up to `want` clusters in one run, with refcount 1. *fresh: never used, reads as zeroes. */
+int qcow2_alloc(struct qcow2 *q, uint64_t want, uint64_t *host, uint64_t *got, bool *fresh);
+/* Exactly `count` clusters in one run, for tables. */
+int qcow2_alloc_exact(struct qcow2 *q, uint64_t count, uint64_t *host, bool *fresh);
+/* Room for `len` bytes of compressed data, packed behind the last. */
+int qcow2_alloc_bytes(struct qcow2 *q, uint64_t len, uint64_t *host);
+/* Takes one reference from each cluster that [host, host + len) touches, now: for what was never
+ * published, or is out of quarantine. What cannot be taken back leaks. */
+void qcow2_release(struct qcow2 *q, uint64_t host, uint64_t len);
+
+/* ---- commit.c ---------------------------------------------------------------------------------- */
+
+/* Exclusive: these host bytes lost a reference; they are released once that is durable (Q4). */
+int qcow2_free_later(struct qcow2 *q, uint64_t host, uint64_t len);
+/* Without locks: writes metadata in order. durable: and makes all so far acknowledged durable. */
+int qcow2_commit(struct qcow2 *q, bool durable);
+/* Without locks and with no request in flight: commits, and releases all that is in quarantine. */
+int qcow2_settle(struct qcow2 *q);
+/* Without locks, before metadata is changed: commits when too much is pending. */
+int qcow2_commit_if_pressed(struct qcow2 *q);
+/* Exclusive: L1 entry i changed in memory. */
+void qcow2_l1_touch(struct qcow2 *q, uint32_t i);
+
+/* ---- overlap.c: exclusive ------------------------------------------------------------------------- */
+
+struct qcow2_overlap;
+/* From the tables in memory. -EEXIST: two of them share a cluster, *clash names one. */
+int qcow2_overlap_build(struct qcow2 *q, const char **clash);
+void qcow2_overlap_free(struct qcow2 *q);
+int qcow2_overlap_add(struct qcow2 *q, uint64_t host, uint64_t len, const char *what);
+void qcow2_overlap_remove(struct qcow2 *q, uint64_t host, uint64_t len);
+/* The name of the metadata that lies in [host, host + len), NULL for none. Also with the lock shared. */
+const char *qcow2_overlap_find(const struct qcow2 *q, uint64_t host, uint64_t len);
+
+/* ---- resize.c -------------------------------------------------------------------------------------- */
+
+int qcow2_resize(struct blk_node *n, uint64_t size, enum blk_prealloc prealloc, struct error **err);
+
+#endif

@@ -1,0 +1,139 @@
+/* Guest offset to place. */
+#include <errno.h>
+#include <inttypes.h>
+
+#include "base/cleanup.h"
+#include "base/macros.h"
+#include "internal.h"
+
+int qcow2_l2_slice(struct qcow2 *q, uint64_t guest, bool exclusive, bool nowait, uint8_t **slice,
+                   uint32_t *index)
+{
+    uint64_t i = l1_index_of(q, guest);
+    uint64_t l1e = i < q->header.l1_size ? q->l1[i] : 0;
+    uint64_t table = l1e & L1E_OFFSET;
+    void *p;
+
+    if (!table)
+        return -ENOENT;
+    if (in_cluster(q, table) || (l1e & L1E_RESERVED))
+        return qcow2_corrupt(q, "L1 entry %" PRIu64 " is %#" PRIx64 ": not a table's offset", i,
+                             l1e);
+    uint64_t at = (uint64_t) l2_index_of(q, guest) * 8;
+    int ret = table_cache_get(q->l2, table + (at & ~(uint64_t) (q->slice_size - 1)), exclusive,
+                              nowait, &p);
+    if (ret != 0)
+        return ret;
+    *slice = p;
+    *index = (uint32_t) (at & (q->slice_size - 1)) / 8;
+    return 0;
+}
+
+/* Bytes from guest offset `off` to the end of run of `count` clusters, at most len. */
+static uint64_t run_length(const struct qcow2 *q, uint64_t off, uint64_t count, uint64_t len)
+{
+    return MIN(count * q->cluster_size - in_cluster(q, off), len);
+}
+
+/* No L2 table: as far as the L1 table is empty. */
+static uint64_t empty_length(const struct qcow2 *q, uint64_t off, uint64_t len)
+{
+    uint64_t first = l1_index_of(q, off), last = l1_index_of(q, off + len - 1), i = first + 1;
+
+    while (i <= last && i < q->header.l1_size && !(q->l1[i] & L1E_OFFSET))
+        i++;
+    if (i > last)
+        return len;
+    return (i << (2 * q->cluster_bits - 3)) - off;
+}
+
+static int map_compressed(struct qcow2 *q, uint64_t entry, uint64_t off, uint64_t len,
+                          struct mapping *m)
+{
+    m->kind = MAP_ENCODED;
+    m->child = q->file;
+    compressed_place(q->cluster_bits, entry, &m->child_offset, &m->encoded_length);
+    m->unit_offset = off - in_cluster(q, off);
+    m->unit_length = q->cluster_size;
+    m->length = run_length(q, off, 1, len);
+    return 0;
+}
+
+/* Neighbouring entries that continue the first: the next place, or just the same kind. */
+static uint32_t count_alike(const struct qcow2 *q, const uint8_t *slice, uint32_t index,
+                            uint32_t max, uint64_t first, enum entry_kind kind)
+{
+    uint64_t step = kind == ENTRY_NORMAL || kind == ENTRY_ZERO_ALLOC ? q->cluster_size : 0;
+    uint64_t host = entry_host(first);
+    uint32_t n = 1;
+
+    while (n < max) {
+        uint64_t e = slice_entry(slice, index + n);
+        if (entry_kind(q, e) != kind || entry_host(e) != host + n * step)
+            break;
+        n++;
+    }
+    return n;
+}
+
+static int map_entry(struct qcow2 *q, const uint8_t *slice, uint32_t index, uint64_t off,
+                     uint64_t len, struct mapping *m)
+{
+    uint64_t entry = slice_entry(slice, index), host = entry_host(entry);
+    enum entry_kind kind = entry_kind(q, entry);
+
+    if (kind == ENTRY_COMPRESSED)
+        return map_compressed(q, entry, off, len, m);
+    if (host & (q->cluster_size - 1))
+        return qcow2_corrupt(q, "guest offset %#" PRIx64 " is mapped to %#" PRIx64
+                             ", which is not cluster aligned", off, host);
+    uint64_t need = (in_cluster(q, off) + len + q->cluster_size - 1) >> q->cluster_bits;
+    uint32_t max = (uint32_t) MIN((uint64_t) slice_left(q, index), need);
+    uint32_t n = count_alike(q, slice, index, max, entry, kind);
+    m->length = run_length(q, off, n, len);
+    switch (kind) {
+    case ENTRY_NORMAL:
+        m->kind = MAP_DATA;
+        break;
+    case ENTRY_ZERO:
+    case ENTRY_ZERO_ALLOC:
+        m->kind = MAP_ZERO;
+        break;
+    default:
+        m->kind = MAP_UNALLOCATED;
+    }
+    m->child = host ? q->file : NULL;
+    m->child_offset = host + in_cluster(q, off);
+    return 0;
+}
+
+int qcow2_map_read(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags,
+                   struct mapping *m)
+{
+    struct qcow2 *q = node_state(n);
+    uint8_t *slice;
+    uint32_t index;
+    int ret;
+
+    if (q->unreadable)
+        return -ENOTSUP;
+    m->offset = off;
+    if (flags & BLK_NOWAIT) {
+        if (pthread_rwlock_tryrdlock(&q->lock) != 0)
+            return -EAGAIN;
+    } else {
+        pthread_rwlock_rdlock(&q->lock);
+    }
+    do {
+        ret = qcow2_l2_slice(q, off, false, flags & BLK_NOWAIT, &slice, &index);
+    } while (ret == TABLE_RELOCKED);
+    if (ret == -ENOENT) {
+        m->kind = MAP_UNALLOCATED;
+        m->length = empty_length(q, off, len);
+        ret = 0;
+    } else if (ret == 0) {
+        ret = map_entry(q, slice, index, off, len, m);
+    }
+    pthread_rwlock_unlock(&q->lock); /* taken above, by trying or waiting */
+    return ret;
+}

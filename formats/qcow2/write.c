@@ -1,0 +1,404 @@
+/* Places for writes: found, reserved, published; and clusters unmapped by zeroes and discards. */
+#include <errno.h>
+
+#include "base/cleanup.h"
+#include "base/macros.h"
+#include "internal.h"
+
+/* What plan->priv holds. */
+enum { PRIV_KIND, PRIV_HOST, PRIV_LENGTH };
+enum new_kind {
+    NEW_CLUSTERS, /* allocated for this plan */
+    NEW_REUSED,   /* kept by a zero cluster until now */
+    NEW_ENCODED,  /* bytes among other compressed data */
+};
+
+/* ---- in place ------------------------------------------------------------------------------------------ */
+
+static bool writable_in_place(const struct qcow2 *q, uint64_t entry)
+{
+    return entry_exclusive(entry) && entry_kind(q, entry) == ENTRY_NORMAL;
+}
+
+/* Entries from index on that lie one behind the other and are all as `entry` is. */
+static uint32_t count_in_a_row(const struct qcow2 *q, const uint8_t *slice, uint32_t index,
+                               uint32_t max, uint64_t entry)
+{
+    uint32_t n = 1;
+
+    while (n < max &&
+           slice_entry(slice, index + n) == entry + (uint64_t) n * q->cluster_size)
+        n++;
+    return n;
+}
+
+static uint32_t clusters_wanted(const struct qcow2 *q, uint64_t off, uint64_t len, uint32_t index)
+{
+    uint64_t n = (in_cluster(q, off) + len + q->cluster_size - 1) >> q->cluster_bits;
+    return (uint32_t) MIN(n, (uint64_t) slice_left(q, index));
+}
+
+/* Guest data must not land on metadata, whatever a damaged table says (Q5). */
+static int check_place(struct qcow2 *q, uint64_t off, uint64_t host, uint64_t len)
+{
+    if (in_cluster(q, host))
+        return qcow2_corrupt(q, "guest offset %#llx is mapped to %#llx, which is not cluster aligned",
+                             (unsigned long long) off, (unsigned long long) host);
+    const char *there = qcow2_overlap_find(q, host, len);
+    if (there)
+        return qcow2_corrupt(q, "guest offset %#llx is mapped to %#llx, where %s lies",
+                             (unsigned long long) off, (unsigned long long) host, there);
+    return 0;
+}
+
+static int plan_in_place(struct qcow2 *q, const uint8_t *slice, uint32_t index, uint64_t off,
+                         uint64_t len, struct write_plan *p)
+{
+    uint64_t entry = slice_entry(slice, index), host = entry_host(entry);
+    uint32_t n = count_in_a_row(q, slice, index, clusters_wanted(q, off, len, index), entry);
+
+    p->kind = WRITE_IN_PLACE;
+    p->child = q->file;
+    p->child_offset = host + in_cluster(q, off);
+    p->length = MIN(len, (uint64_t) n * q->cluster_size - in_cluster(q, off));
+    return check_place(q, off, host, (uint64_t) n * q->cluster_size);
+}
+
+/* The common case, with the lock shared. */
+static int begin_in_place(struct qcow2 *q, uint64_t off, uint64_t len, bool nowait,
+                          struct write_plan *p)
+{
+    uint8_t *slice;
+    uint32_t index;
+    int ret;
+
+    if (nowait) {
+        if (pthread_rwlock_tryrdlock(&q->lock) != 0)
+            return -EAGAIN;
+    } else {
+        pthread_rwlock_rdlock(&q->lock);
+    }
+    do {
+        ret = qcow2_l2_slice(q, off, false, nowait, &slice, &index);
+    } while (ret == TABLE_RELOCKED);
+    if (ret == -ENOENT)
+        ret = WRITE_NEEDS_RESERVATION;
+    else if (ret == 0)
+        ret = writable_in_place(q, slice_entry(slice, index))
+                  ? plan_in_place(q, slice, index, off, len, p)
+                  : WRITE_NEEDS_RESERVATION;
+    pthread_rwlock_unlock(&q->lock); /* taken above, by trying or waiting */
+    return ret;
+}
+
+/* ---- new places ------------------------------------------------------------------------------------------ */
+
+static void plan_new(struct qcow2 *q, enum new_kind kind, uint64_t host, uint64_t clusters,
+                     uint64_t off, uint64_t len, struct write_plan *p)
+{
+    p->kind = WRITE_NEW;
+    p->child = q->file;
+    p->unit_offset = off - in_cluster(q, off);
+    p->unit_length = clusters << q->cluster_bits;
+    p->length = MIN(len, p->unit_length - in_cluster(q, off));
+    p->child_offset = host + in_cluster(q, off);
+    p->priv[PRIV_KIND] = kind;
+    p->priv[PRIV_HOST] = host;
+    p->priv[PRIV_LENGTH] = p->unit_length;
+}
+
+/* Clusters from index on that need new storage. slice NULL: there is no table yet. */
+static uint32_t count_new(const struct qcow2 *q, const uint8_t *slice, uint32_t index, uint32_t max)
+{
+    uint32_t n = 1;
+
+    while (slice && n < max) {
+        uint64_t e = slice_entry(slice, index + n);
+        enum entry_kind kind = entry_kind(q, e);
+        if (entry_exclusive(e) && (kind == ENTRY_NORMAL || kind == ENTRY_ZERO_ALLOC))
+            break;
+        n++;
+    }
+    return slice ? n : max;
+}
+
+static int begin_new(struct qcow2 *q, const uint8_t *slice, uint32_t index, uint64_t off,
+                     uint64_t len, struct write_plan *p)
+{
+    uint32_t max = clusters_wanted(q, off, len, index);
+    uint64_t entry = slice ? slice_entry(slice, index) : 0, host, got;
+    bool fresh = false;
+
+    if (slice && entry_exclusive(entry) && entry_kind(q, entry) == ENTRY_ZERO_ALLOC) {
+        uint32_t n = count_in_a_row(q, slice, index, max, entry);
+        host = entry_host(entry);
+        plan_new(q, NEW_REUSED, host, n, off, len, p);
+        return check_place(q, off, host, p->unit_length);
+    }
+    int ret = qcow2_alloc(q, count_new(q, slice, index, max), &host, &got, &fresh);
+    if (ret != 0)
+        return ret;
+    plan_new(q, NEW_CLUSTERS, host, got, off, len, p);
+    p->storage_is_zero = fresh;
+    return 0;
+}
+
+static int begin_encoded(struct qcow2 *q, uint64_t off, uint64_t len, uint64_t encoded,
+                         struct write_plan *p)
+{
+    uint64_t host, offset_bits = 62 - (q->cluster_bits - 8);
+    int ret = qcow2_alloc_bytes(q, encoded, &host);
+
+    if (ret != 0)
+        return ret;
+    if ((host + encoded) >> offset_bits) {
+        qcow2_release(q, host, encoded);
+        return -EFBIG;
+    }
+    p->kind = WRITE_NEW;
+    p->child = q->file;
+    p->child_offset = host;
+    p->unit_offset = off;
+    p->unit_length = q->cluster_size;
+    p->length = len;
+    p->priv[PRIV_KIND] = NEW_ENCODED;
+    p->priv[PRIV_HOST] = host;
+    p->priv[PRIV_LENGTH] = encoded;
+    return 0;
+}
+
+static int begin_reserved(struct qcow2 *q, uint64_t off, uint64_t len, unsigned flags,
+                          uint64_t encoded, struct write_plan *p)
+{
+    uint8_t *slice;
+    uint32_t index;
+    int ret = qcow2_commit_if_pressed(q);
+
+    if (ret < 0)
+        return ret;
+    WRLOCK_SCOPE(&q->lock);
+    do {
+        if (flags & WB_ENCODED) {
+            ret = begin_encoded(q, off, len, encoded, p);
+            continue;
+        }
+        ret = qcow2_l2_slice(q, off, true, false, &slice, &index);
+        if (ret == -ENOENT) {
+            slice = NULL;
+            index = l2_index_of(q, off) & (q->slice_size / 8 - 1);
+        } else if (ret != 0) {
+            continue;
+        }
+        if (slice && writable_in_place(q, slice_entry(slice, index)))
+            ret = plan_in_place(q, slice, index, off, len, p);
+        else
+            ret = begin_new(q, slice, index, off, len, p);
+    } while (ret == TABLE_RELOCKED);
+    return ret;
+}
+
+int qcow2_write_begin(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags,
+                      uint64_t encoded_length, struct write_plan *p)
+{
+    struct qcow2 *q = node_state(n);
+
+    p->offset = off;
+    if (flags & WB_RESERVED)
+        return begin_reserved(q, off, len, flags, encoded_length, p);
+    return begin_in_place(q, off, len, flags & BLK_NOWAIT, p);
+}
+
+/* ---- publishing ------------------------------------------------------------------------------------------ */
+
+/* Makes an L2 table for L1 entry i. The lock is exclusive. */
+static int make_l2_table(struct qcow2 *q, uint64_t i)
+{
+    uint64_t host;
+    bool fresh;
+    int ret = qcow2_alloc_exact(q, 1, &host, &fresh);
+
+    if (ret != 0)
+        return ret;
+    if (!fresh)
+        ret = blk_zero(q->file, host, q->cluster_size, 0);
+    if (ret == 0)
+        ret = qcow2_overlap_add(q, host, 1, "an L2 table");
+    if (ret < 0) {
+        qcow2_release(q, host, q->cluster_size);
+        return ret;
+    }
+    q->l1[i] = host | QE_COPIED;
+    qcow2_l1_touch(q, (uint32_t) i);
+    return 0;
+}
+
+int qcow2_l2_slice_new(struct qcow2 *q, uint64_t guest, uint8_t **slice, uint32_t *index)
+{
+    int ret = qcow2_l2_slice(q, guest, true, false, slice, index);
+
+    if (ret != -ENOENT)
+        return ret;
+    ret = make_l2_table(q, l1_index_of(q, guest));
+    return ret == 0 ? TABLE_RELOCKED : ret;
+}
+
+/* The storage that an entry referred to, and will not any more. */
+static void free_entry(struct qcow2 *q, uint64_t entry)
+{
+    uint64_t offset, length;
+
+    switch (entry_kind(q, entry)) {
+    case ENTRY_NORMAL:
+    case ENTRY_ZERO_ALLOC:
+        qcow2_free_later(q, entry_host(entry), q->cluster_size);
+        break;
+    case ENTRY_COMPRESSED:
+        compressed_place(q->cluster_bits, entry, &offset, &length);
+        qcow2_free_later(q, offset, length);
+        break;
+    default:
+        break;
+    }
+}
+
+static void replace_entry(struct qcow2 *q, uint8_t *slice, uint32_t index, uint64_t entry)
+{
+    uint64_t old = slice_entry(slice, index);
+
+    slice_set_entry(slice, index, entry);
+    table_cache_dirty(q->l2, slice);
+    if (entry_host(old) != entry_host(entry) || ((old | entry) & QE_COMPRESSED))
+        free_entry(q, old);
+}
+
+static uint64_t new_entry(const struct qcow2 *q, const struct write_plan *p, uint64_t k)
+{
+    uint64_t host = p->priv[PRIV_HOST];
+
+    if (p->priv[PRIV_KIND] != NEW_ENCODED)
+        return (host + (k << q->cluster_bits)) | QE_COPIED;
+    uint64_t sectors = ((host & 511) + p->priv[PRIV_LENGTH] + 511) / 512;
+    return QE_COMPRESSED | (sectors - 1) << (62 - (q->cluster_bits - 8)) | host;
+}
+
+/* Undoes what has not been published, from cluster k on. */
+static void take_back(struct qcow2 *q, const struct write_plan *p, uint64_t k)
+{
+    uint64_t done = k << q->cluster_bits;
+
+    if (p->priv[PRIV_KIND] == NEW_ENCODED)
+        qcow2_release(q, p->priv[PRIV_HOST], p->priv[PRIV_LENGTH]);
+    else if (p->priv[PRIV_KIND] == NEW_CLUSTERS)
+        qcow2_release(q, p->priv[PRIV_HOST] + done, p->priv[PRIV_LENGTH] - done);
+}
+
+int qcow2_write_end(struct blk_node *n, struct write_plan *p, int result)
+{
+    struct qcow2 *q = node_state(n);
+    uint64_t count = p->unit_length >> q->cluster_bits, k = 0;
+    uint8_t *slice;
+    uint32_t index;
+
+    WRLOCK_SCOPE(&q->lock);
+    while (result == 0 && k < count) {
+        int ret = qcow2_l2_slice_new(q, p->unit_offset + (k << q->cluster_bits), &slice, &index);
+        if (ret < 0)
+            result = ret;
+        if (ret != 0)
+            continue;
+        for (; k < count && index < q->slice_size / 8; k++, index++)
+            replace_entry(q, slice, index, new_entry(q, p, k));
+    }
+    q->unsynced = true;
+    if (result < 0)
+        take_back(q, p, k);
+    return result < 0 ? result : 0;
+}
+
+/* ---- zeroes and discard ------------------------------------------------------------------------------------ */
+
+/* What becomes of one entry. */
+enum unmap_mode {
+    UNMAP_ZERO,      /* must read as zeroes; storage may stay */
+    UNMAP_ZERO_FREE, /* must read as zeroes; storage goes */
+    UNMAP_DISCARD,   /* need not be kept */
+};
+
+static uint64_t unmapped(const struct qcow2 *q, uint64_t old, enum unmap_mode mode, bool backing)
+{
+    enum entry_kind kind = entry_kind(q, old);
+
+    if (kind == ENTRY_UNALLOCATED)
+        return backing && mode != UNMAP_DISCARD ? L2E_ZERO : old;
+    if (mode == UNMAP_ZERO && entry_exclusive(old) &&
+        (kind == ENTRY_NORMAL || kind == ENTRY_ZERO_ALLOC))
+        return old | L2E_ZERO;
+    if (mode == UNMAP_ZERO && kind == ENTRY_ZERO)
+        return old;
+    return q->version >= 3 ? L2E_ZERO : 0;
+}
+
+/* The part of [off, end) that one slice maps. Returns 1 when there was nothing to change up to *next. */
+static int unmap_slice(struct qcow2 *q, uint64_t off, uint64_t end, enum unmap_mode mode,
+                       bool backing, uint64_t *next)
+{
+    uint8_t *slice;
+    uint32_t index;
+    bool make = backing && mode != UNMAP_DISCARD;
+
+    WRLOCK_SCOPE(&q->lock);
+    int ret;
+    do {
+        ret = make ? qcow2_l2_slice_new(q, off, &slice, &index)
+                   : qcow2_l2_slice(q, off, true, false, &slice, &index);
+    } while (ret == TABLE_RELOCKED);
+    if (ret == -ENOENT) {
+        uint32_t shift = 2 * q->cluster_bits - 3;
+        *next = ((off >> shift) + 1) << shift;
+        return 0;
+    }
+    if (ret < 0)
+        return ret;
+    for (; off < end && index < q->slice_size / 8; off += q->cluster_size, index++) {
+        uint64_t old = slice_entry(slice, index), entry = unmapped(q, old, mode, backing);
+        if (entry != old)
+            replace_entry(q, slice, index, entry);
+    }
+    *next = off;
+    return 0;
+}
+
+static int unmap(struct qcow2 *q, uint64_t off, uint64_t len, enum unmap_mode mode, bool backing)
+{
+    uint64_t end = off + len;
+
+    while (off < end) {
+        int ret = qcow2_commit_if_pressed(q);
+        if (ret == 0)
+            ret = unmap_slice(q, off, end, mode, backing, &off);
+        if (ret < 0)
+            return ret;
+    }
+    return 0;
+}
+
+int qcow2_zero_range(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags)
+{
+    struct qcow2 *q = node_state(n);
+    bool backing = node_child(n, EDGE_BACKING);
+    bool release = flags & BLK_MAY_UNMAP;
+
+    if (q->version < 3 && (backing || !release))
+        return -ENOTSUP; /* no zero clusters before version 3 */
+    return unmap(q, off, len, release ? UNMAP_ZERO_FREE : UNMAP_ZERO, backing);
+}
+
+int qcow2_discard_range(struct blk_node *n, uint64_t off, uint64_t len)
+{
+    struct qcow2 *q = node_state(n);
+    bool backing = node_child(n, EDGE_BACKING);
+
+    if (q->version < 3 && backing)
+        return -ENOTSUP; /* the backing file's old data would come up again */
+    return unmap(q, off, len, UNMAP_DISCARD, backing);
+}
