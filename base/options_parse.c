@@ -140,13 +140,28 @@ static json_t *unfold_list(json_t *list, unsigned depth, struct error **err)
     return json_incref(out);
 }
 
-/* A copy with every dotted key unfolded. */
+/* How many levels a dotted key stands for. */
+static unsigned levels_of(const char *key)
+{
+    unsigned levels = 1;
+
+    for (; *key; key++) {
+        levels += *key == '.';
+    }
+    return levels;
+}
+
+/* A copy with every dotted key unfolded. depth: how many objects and lists stand around it, once
+ * unfolded. */
 static json_t *unfold(json_t *value, unsigned depth, struct error **err)
 {
     _cleanup_json_ json_t *out = NULL;
     const char *key;
     json_t *inner;
 
+    if (!json_is_array(value) && !json_is_object(value)) {
+        return json_incref(value);
+    }
     if (depth > DEEPEST) {
         error_set(err, EINVAL, "the description is nested deeper than %d", DEEPEST);
         return NULL;
@@ -154,13 +169,10 @@ static json_t *unfold(json_t *value, unsigned depth, struct error **err)
     if (json_is_array(value)) {
         return unfold_list(value, depth, err);
     }
-    if (!json_is_object(value)) {
-        return json_incref(value);
-    }
     out = json_object();
     json_object_foreach(value, key, inner)
     {
-        json_t *copy = unfold(inner, depth + 1, err);
+        json_t *copy = unfold(inner, depth + levels_of(key), err);
 
         if (!copy || store(out, key, copy, depth, err) < 0) {
             return NULL;
