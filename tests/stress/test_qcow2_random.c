@@ -1,0 +1,338 @@
+/* Random writes, zeroes, discards, compressed writes and flushes from many threads on one qcow2 image,
+ * each thread checking what it wrote, and then qemu-img check: no error, no leak, right content.
+ *
+ * Threads own interleaved byte ranges that share clusters, so that allocation, copy-up and
+ * unmapping of one cluster are always contended. QCOW2_ROUNDS in the environment makes it longer.
+ */
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "../check.h"
+#include "base/macros.h"
+#include "block/block.h"
+
+enum { MAX_THREADS = 8, SLOTS = 96, MAX_SLOT = 24576 };
+
+struct layout {
+    const char *name, *options;
+    unsigned cluster, threads, slot;
+    bool backing;
+    const char *open_options;
+};
+
+static const struct layout layouts[] = {
+    { "64k clusters", "cluster_size=64k", 65536, 4, 24576, false, "" },
+    { "64k clusters, backing", "cluster_size=64k", 65536, 4, 24000, true, "" },
+    { "one thread, backing", "cluster_size=4k", 4096, 1, 6000, true, "" },
+    { "4k clusters, small caches", "cluster_size=4k", 4096, 8, 5001, true,
+      ",l2-cache-size=4096,refcount-cache-size=4096" },
+    { "512 byte clusters, 1 bit refcounts", "cluster_size=512,refcount_bits=1", 512, 4, 3000, false,
+      "" },
+    { "512 byte clusters, 64 bit refcounts", "cluster_size=512,refcount_bits=64", 512, 4, 3000, true,
+      "" },
+    { "version 2", "compat=0.10,cluster_size=4k", 4096, 4, 9000, false, "" },
+    { "version 2, backing", "compat=0.10,cluster_size=4k", 4096, 4, 9000, true, "" },
+    { "2M clusters", "cluster_size=2M", 2097152, 4, 24576, false, "" },
+    { "zstd", "cluster_size=16k,compression_type=zstd", 16384, 4, 20000, true, "" },
+};
+
+struct worker {
+    const struct layout *l;
+    struct blk_node *node;
+    unsigned id, seed, rounds;
+    unsigned char shadow[SLOTS][MAX_SLOT];
+    unsigned char buf[MAX_SLOT];
+    char trouble[200];
+};
+
+static char dir[] = "/dev/shm/platter-qcow2-XXXXXX";
+
+static uint64_t disk_size(const struct layout *l)
+{
+    uint64_t size = (uint64_t) SLOTS * l->threads * l->slot + 1536;
+    return (size + 511) / 512 * 512;
+}
+
+static uint64_t place(const struct worker *w, unsigned slot)
+{
+    return ((uint64_t) slot * w->l->threads + w->id) * w->l->slot;
+}
+
+/* What the backing file holds: never zero. */
+static unsigned char backing_byte(uint64_t off)
+{
+    return (unsigned char) (1 + off / 512 % 255);
+}
+
+static void complain(struct worker *w, const char *what, int ret, uint64_t off, unsigned len)
+{
+    if (!w->trouble[0])
+        snprintf(w->trouble, sizeof(w->trouble), "%s: %s at %llu+%u: %d", w->l->name, what,
+                 (unsigned long long) off, len, ret);
+}
+
+static void check_read(struct worker *w, uint64_t off, const unsigned char *want, unsigned len)
+{
+    int ret = blk_read(w->node, off, w->buf, len, 0);
+
+    if (ret < 0)
+        complain(w, "read failed", ret, off, len);
+    else if (memcmp(w->buf, want, len))
+        for (unsigned i = 0; i < len; i++)
+            if (w->buf[i] != want[i]) {
+                complain(w, "content differs", w->buf[i] * 1000 + want[i], off + i, len);
+                break;
+            }
+}
+
+/* Discarded bytes are what they were, or zeroes; which of them holds from then on. */
+static void discard(struct worker *w, uint64_t off, unsigned char *shadow, unsigned len)
+{
+    int ret = blk_discard(w->node, off, len);
+
+    if (ret == 0)
+        ret = blk_read(w->node, off, w->buf, len, 0);
+    if (ret < 0)
+        complain(w, "discard failed", ret, off, len);
+    for (unsigned i = 0; i < len && ret == 0; i++)
+        if (w->buf[i] != shadow[i] && w->buf[i] != 0) {
+            complain(w, "discard made data up", w->buf[i] * 1000 + shadow[i], off + i, len);
+            break;
+        }
+    memcpy(shadow, w->buf, len);
+}
+
+static void scribble(struct worker *w, unsigned char *shadow, unsigned len)
+{
+    unsigned kind = (unsigned) rand_r(&w->seed) % 4;
+
+    memset(shadow, kind == 0 ? 0 : rand_r(&w->seed), len);
+    for (unsigned i = 0; kind == 3 && i < len; i++)
+        shadow[i] = (unsigned char) rand_r(&w->seed);
+}
+
+/* A whole cluster inside the slot, if there is one, written compressed. */
+static void compressed(struct worker *w, unsigned slot)
+{
+    uint64_t start = place(w, slot), off = (start + w->l->cluster - 1) / w->l->cluster * w->l->cluster;
+
+    if (off + w->l->cluster > start + w->l->slot)
+        return;
+    unsigned char *shadow = w->shadow[slot] + (off - start);
+    scribble(w, shadow, w->l->cluster);
+    int ret = blk_write(w->node, off, shadow, w->l->cluster, BLK_COMPRESSED);
+    if (ret < 0)
+        complain(w, "compressed write failed", ret, off, w->l->cluster);
+}
+
+static void step(struct worker *w)
+{
+    unsigned slot = (unsigned) rand_r(&w->seed) % SLOTS;
+    unsigned at = (unsigned) rand_r(&w->seed) % w->l->slot;
+    unsigned len = 1 + (unsigned) rand_r(&w->seed) % (w->l->slot - at);
+    if (rand_r(&w->seed) % 4 == 0) {
+        at = 0;
+        len = w->l->slot;
+    }
+    unsigned char *shadow = w->shadow[slot] + at;
+    uint64_t off = place(w, slot) + at;
+    int ret = 0;
+
+    switch (rand_r(&w->seed) % 12) {
+    case 0:
+    case 1:
+    case 2:
+        scribble(w, shadow, len);
+        ret = blk_write(w->node, off, shadow, len, rand_r(&w->seed) % 64 ? 0 : BLK_FUA);
+        break;
+    case 3:
+        memset(shadow, 0, len);
+        ret = blk_zero(w->node, off, len, 0);
+        break;
+    case 4:
+        memset(shadow, 0, len);
+        ret = blk_zero(w->node, off, len, BLK_MAY_UNMAP);
+        break;
+    case 5:
+        discard(w, off, shadow, len);
+        break;
+    case 6:
+        compressed(w, slot);
+        break;
+    case 7:
+        if (rand_r(&w->seed) % 16 == 0)
+            ret = blk_flush(w->node);
+        break;
+    default:
+        check_read(w, off, shadow, len);
+    }
+    if (ret < 0)
+        complain(w, "write, zero or flush failed", ret, off, len);
+}
+
+static void *run(void *opaque)
+{
+    struct worker *w = opaque;
+
+    for (unsigned i = 0; i < w->rounds && !w->trouble[0]; i++)
+        step(w);
+    return NULL;
+}
+
+/* Runs a command in the test's folder. */
+static int __attribute__((format(printf, 1, 2))) shell(const char *fmt, ...)
+{
+    char text[1024], cmd[2048];
+    va_list args;
+
+    va_start(args, fmt);
+    vsnprintf(text, sizeof(text), fmt, args);
+    va_end(args);
+    snprintf(cmd, sizeof(cmd), "cd %s && { %s; }", dir, text);
+    return system(cmd);
+}
+
+static void make_image(const struct layout *l)
+{
+    char path[256], backing[64] = "";
+
+    assert_int_equal(shell("rm -f *"), 0);
+    if (l->backing) {
+        snprintf(path, sizeof(path), "%s/base.raw", dir);
+        FILE *f = fopen(path, "w");
+        assert_non_null(f);
+        for (uint64_t i = 0; i < disk_size(l); i++)
+            fputc(backing_byte(i), f);
+        fclose(f);
+        snprintf(backing, sizeof(backing), "-F raw -b base.raw");
+    }
+    assert_int_equal(shell("qemu-img create -q -f qcow2 %s -o %s i.qcow2 %llu", backing, l->options,
+                           (unsigned long long) disk_size(l)), 0);
+}
+
+static struct blk_node *open_image(const struct layout *l, bool writable)
+{
+    struct error *err = NULL;
+    struct blk_node *node;
+    char name[512];
+
+    snprintf(name, sizeof(name), "driver=qcow2,file.filename=%s/i.qcow2%s", dir, l->open_options);
+    struct blk_open_args args = {
+        .image_opts = true,
+        .cache = "unsafe",
+        .flags = writable ? BLK_OPEN_RDWR | BLK_OPEN_UNMAP : 0,
+    };
+    if (blk_open(name, &args, &node, &err) < 0)
+        fail_msg("%s: %s", l->name, blk_error_text(err));
+    return node;
+}
+
+static void run_workers(const struct layout *l, struct worker *w)
+{
+    struct blk_node *node = open_image(l, true);
+    pthread_t threads[MAX_THREADS];
+    struct error *err = NULL;
+
+    for (unsigned t = 0; t < l->threads; t++) {
+        w[t].node = node;
+        assert_int_equal(pthread_create(&threads[t], NULL, run, &w[t]), 0);
+    }
+    for (unsigned t = 0; t < l->threads; t++)
+        pthread_join(threads[t], NULL);
+    for (unsigned t = 0; t < l->threads; t++)
+        if (w[t].trouble[0])
+            fail_msg("%s", w[t].trouble);
+    if (blk_close(node, &err) < 0)
+        fail_msg("%s: close: %s", l->name, blk_error_text(err));
+}
+
+static void verify(const struct layout *l, struct worker *w)
+{
+    struct blk_node *node = open_image(l, false);
+
+    for (unsigned t = 0; t < l->threads; t++) {
+        w[t].node = node;
+        for (unsigned s = 0; s < SLOTS; s++)
+            check_read(&w[t], place(&w[t], s), w[t].shadow[s], l->slot);
+        if (w[t].trouble[0])
+            fail_msg("after reopening: %s", w[t].trouble);
+    }
+    blk_close(node, NULL);
+    if (shell("qemu-img check i.qcow2 > check.log 2>&1 || { cat check.log; false; }"))
+        fail_msg("%s: qemu-img check disagrees", l->name);
+}
+
+/* The same bytes as the other tool sees them. */
+static void verify_foreign(const struct layout *l, struct worker *w)
+{
+    char path[256];
+
+    assert_int_equal(shell("qemu-img convert -O raw i.qcow2 out.raw"), 0);
+    snprintf(path, sizeof(path), "%s/out.raw", dir);
+    FILE *f = fopen(path, "r");
+    assert_non_null(f);
+    for (unsigned t = 0; t < l->threads; t++)
+        for (unsigned s = 0; s < SLOTS; s++) {
+            fseek(f, (long) place(&w[t], s), SEEK_SET);
+            assert_int_equal(fread(w[t].buf, 1, l->slot, f), l->slot);
+            if (memcmp(w[t].buf, w[t].shadow[s], l->slot))
+                fail_msg("%s: qemu-img reads other bytes in slot %u of thread %u", l->name, s, t);
+        }
+    fclose(f);
+}
+
+static void random_operations(void **state)
+{
+    const char *env = getenv("QCOW2_ROUNDS"), *seed = getenv("QCOW2_SEED");
+    unsigned rounds = env ? (unsigned) atoi(env) : 600;
+    unsigned base = seed ? (unsigned) atoi(seed) : (unsigned) getpid();
+    struct worker *w = calloc(MAX_THREADS, sizeof(*w));
+
+    (void) state;
+    assert_non_null(w);
+    print_message("seed %u\n", base);
+    for (size_t i = 0; i < ARRAY_SIZE(layouts); i++) {
+        const struct layout *l = &layouts[i];
+        make_image(l);
+        for (unsigned t = 0; t < l->threads; t++) {
+            w[t] = (struct worker){ .l = l, .id = t, .seed = base + 100 * t, .rounds = rounds };
+            for (unsigned s = 0; l->backing && s < SLOTS; s++)
+                for (unsigned k = 0; k < l->slot; k++)
+                    w[t].shadow[s][k] = backing_byte(place(&w[t], s) + k);
+        }
+        for (unsigned again = 0; again < 3; again++) {
+            run_workers(l, w);
+            verify(l, w);
+        }
+        verify_foreign(l, w);
+    }
+    free(w);
+}
+
+static int make_dir(void **state)
+{
+    (void) state;
+    return mkdtemp(dir) ? 0 : -1;
+}
+
+static int remove_dir(void **state)
+{
+    (void) state;
+    return shell("rm -rf %s", dir);
+}
+
+int main(void)
+{
+    if (system("qemu-img --version > /dev/null 2>&1") != 0) {
+        fprintf(stderr, "SKIP: qemu-img is missing\n");
+        return 77;
+    }
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(random_operations, make_dir, remove_dir),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
