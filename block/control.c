@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/macros.h"
+#include "base/round.h"
 #include "node.h"
 
 const char *blk_error_text(const struct error *err)
@@ -16,6 +18,18 @@ void blk_error_free(struct error *err)
 }
 
 /* ---- resize -------------------------------------------------------------------------------------- */
+
+/* The new part of a mapped disk reads as zeroes, whatever an earlier shrinking left in the last
+ * unit, or the backing file has there. */
+static int zero_new_part(struct blk_node *n, uint64_t old, uint64_t size)
+{
+    if (!n->drv->write_begin || size <= old)
+        return 0;
+    uint64_t end = MIN(round_up(old, n->limits.unit), size);
+    if (n->edge[EDGE_BACKING])
+        end = MAX(end, MIN(size, blk_size(n->edge[EDGE_BACKING])));
+    return end > old ? mapped_zero(n, old, end - old, 0) : 0;
+}
 
 int blk_resize(struct blk_node *n, uint64_t size, enum blk_prealloc prealloc, struct error **err)
 {
@@ -31,9 +45,15 @@ int blk_resize(struct blk_node *n, uint64_t size, enum blk_prealloc prealloc, st
         return error_set(err, EFBIG, "%s: the size is above the limit of 8 EiB", n->filename);
 
     gate_close(&n->gate);
+    uint64_t old = blk_size(n);
     int ret = n->drv->resize(n, size, prealloc, err);
-    if (ret == 0)
+    if (ret == 0) {
         atomic_store(&n->size, size);
+        ret = zero_new_part(n, old, size);
+        if (ret < 0)
+            error_set(err, -ret, "%s: could not zero the new part: %s", n->filename,
+                      strerror(-ret));
+    }
     gate_open(&n->gate);
     return ret;
 }

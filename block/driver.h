@@ -199,6 +199,8 @@ void node_warn(struct blk_node *n, const char *fmt, ...) __attribute__((format(p
 
 /* Writing past this node's end makes it longer, and there are zeroes until then. */
 bool node_grows(struct blk_node *n);
+/* In open, by a DRIVER_GROWS leaf whose storage has a fixed size after all (a block device). */
+void node_set_fixed_size(struct blk_node *n);
 
 /* A failed metadata update: from now on writes are refused with -EIO until the node is reopened. */
 void node_set_failed(struct blk_node *n);

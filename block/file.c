@@ -327,6 +327,8 @@ static int open_descriptor(struct blk_node *n, const char *filename, bool device
         return refuse_open(n, filename, errno, err);
     }
     s->device = S_ISBLK(st.st_mode);
+    if (s->device)
+        node_set_fixed_size(n);
     s->direct = node_direct(n);
     return refuse_kind(filename, st.st_mode, device_only, err);
 }

@@ -327,13 +327,13 @@ static int open_driver(struct blk_node *n, json_t *desc, struct error **err)
         return ret;
     snprintf(what, sizeof(what), "driver %s", d->name);
     ret = opts_refuse_rest(table, desc, what, err);
+    n->grows = d->flags & DRIVER_GROWS;
     if (ret == 0)
         ret = d->open(n, options, err);
     opts_free(table, options);
     if (ret < 0)
         return ret;
     n->opened = true;
-    n->grows = d->flags & DRIVER_GROWS;
     if (!n->filename[0] && n->edge[EDGE_FILE])
         return node_set_filename(n, n->edge[EDGE_FILE]->filename);
     return 0;

@@ -203,6 +203,14 @@ struct blk_node *blk_child_at(struct blk_node *node, unsigned i, const char **na
     return NULL;
 }
 
+/* A new file reads as zeroes; a device holds what it held. */
+static bool grows_below(struct blk_node *n)
+{
+    while (n->edge[EDGE_FILE])
+        n = n->edge[EDGE_FILE];
+    return n->grows;
+}
+
 void blk_get_limits(struct blk_node *node, struct blk_limits *out)
 {
     const struct driver *d = node->drv;
@@ -213,7 +221,7 @@ void blk_get_limits(struct blk_node *node, struct blk_limits *out)
         .cluster_size = unit,
         .max_compressed = d->encode ? unit : 0,
         .unmap_reads_zero = d->flags & DRIVER_UNMAP_ZERO,
-        .new_is_zero = d->flags & DRIVER_NEW_ZERO,
+        .new_is_zero = (d->flags & DRIVER_NEW_ZERO) && (d->map_read || grows_below(node)),
         .backing_allowed = d->flags & DRIVER_BACKING,
     };
 }
@@ -253,6 +261,11 @@ bool node_unmap(struct blk_node *n)
 void node_set_size(struct blk_node *n, uint64_t size)
 {
     atomic_store(&n->size, size);
+}
+
+void node_set_fixed_size(struct blk_node *n)
+{
+    n->grows = false;
 }
 
 struct node_limits *node_limits(struct blk_node *n)
