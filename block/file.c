@@ -20,7 +20,10 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 #include <unistd.h>
+
+#include <linux/magic.h>
 
 #include "base/cleanup.h"
 #include "base/iov.h"
@@ -96,7 +99,7 @@ static int file_preadv(struct blk_node *n, uint64_t off, const struct iovec *iov
                        uint64_t len, unsigned flags)
 {
     struct file_state *s = node_state(n);
-    bool nowait = flags & BLK_NOWAIT;
+    bool nowait = (flags & BLK_NOWAIT) && !s->in_memory;
     uint64_t moved;
     int r;
 
@@ -311,6 +314,7 @@ static int open_descriptor(struct blk_node *n, const char *filename, bool device
                            struct error **err)
 {
     struct file_state *s = node_state(n);
+    struct statfs fs;
     int flags = O_CLOEXEC | O_NOCTTY | (node_writable(n) ? O_RDWR : O_RDONLY);
     struct stat st;
     int r;
@@ -327,9 +331,11 @@ static int open_descriptor(struct blk_node *n, const char *filename, bool device
         return refuse_open(n, filename, errno, err);
     }
     s->device = S_ISBLK(st.st_mode);
-    if (s->device)
+    if (s->device) {
         node_set_fixed_size(n);
+    }
     s->direct = node_direct(n);
+    s->in_memory = !s->device && fstatfs(s->fd, &fs) == 0 && fs.f_type == TMPFS_MAGIC;
     return refuse_kind(filename, st.st_mode, device_only, err);
 }
 
@@ -384,6 +390,7 @@ static int open_any(struct blk_node *n, const struct file_options *o, bool devic
     pthread_rwlockattr_destroy(&attr);
 
     r = open_descriptor(n, o->filename, device_only, err);
+    s->shared = (node_open_flags(n) & BLK_OPEN_SHARED) || o->locking == LOCKING_OFF;
     if (r == 0 && !(node_open_flags(n) & BLK_OPEN_SHARED)) {
         r = file_lock(s->fd, o->filename, node_writable(n), (enum file_locking)o->locking, err);
     }

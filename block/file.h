@@ -38,6 +38,8 @@ struct file_state {
     int fd;
     bool device;
     bool direct;
+    bool in_memory; /* tmpfs: no read waits for a disk */
+    bool shared;    /* others may change the file: holes are not to be remembered */
 
     /* Learned from the first refusal, never unlearned. */
     _Atomic bool no_nowait, no_dsync, no_punch, no_zero_range, no_zeroout, no_discard;

@@ -99,7 +99,9 @@ int file_extents(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags,
             return -EAGAIN;
         }
         if (ask(s, off, &run)) {
-            remember(&s->holes, &run);
+            if (run.data || !s->shared) {
+                remember(&s->holes, &run);
+            }
         } else {
             run = (struct hole_run){ off, off + len, true, 0 };
         }

@@ -251,6 +251,9 @@ static int throttle_open(struct blk_node *n, const void *options, struct error *
     clock_gettime(CLOCK_MONOTONIC, &s->start);
     pthread_mutex_init(&s->lock, NULL);
     node_set_size(n, blk_size(file_of(n)));
+    if (!node_grows(file_of(n))) {
+        node_set_fixed_size(n);
+    }
     return 0;
 }
 

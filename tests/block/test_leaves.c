@@ -199,6 +199,19 @@ static void throttle_counts_reads_and_writes_apart(void **state)
     must_close(n);
 }
 
+static void throttle_grows_with_what_is_below(void **state)
+{
+    struct blk_node *n = must_open_opts("driver=throttle,file.driver=memory", RW);
+
+    (void)state;
+    write_bytes(n, 1000, 10, 3);
+    assert_int_equal(blk_size(n), 1010);
+    must_close(n);
+    n = must_open_opts(THROTTLED("file.size=1M"), RW);
+    assert_int_equal(blk_write(n, 1 << 20, "x", 1, 0), -EINVAL);
+    must_close(n);
+}
+
 static void throttle_options_are_checked(void **state)
 {
     (void)state;
@@ -307,6 +320,7 @@ int main(void)
         cmocka_unit_test(throttle_lets_a_burst_through),
         cmocka_unit_test(throttle_says_again_rather_than_wait),
         cmocka_unit_test(throttle_counts_reads_and_writes_apart),
+        cmocka_unit_test(throttle_grows_with_what_is_below),
         cmocka_unit_test(throttle_options_are_checked),
         cmocka_unit_test(raw_window_is_all_one_sees),
         cmocka_unit_test(raw_from_an_offset_to_the_end),
