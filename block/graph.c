@@ -304,8 +304,8 @@ static int open_backing(struct blk_node *n, json_t *override, const struct inher
     below.nesting = 0;
     ret = stated ? open_reference(n, &below, err)
                  : open_edge(override, "backing", &below, &n->edge[EDGE_BACKING], err);
-    if (ret < 0)
-        error_prefix(err, "%s: could not open its backing file", n->filename);
+    if (ret < 0 && in->depth == 0) /* of a long chain, the two ends tell enough */
+        error_prefix(err, "%s: could not open its backing chain", n->filename);
     return ret;
 }
 
@@ -408,6 +408,10 @@ static int build(json_t *desc, const struct node_options *o, const struct inheri
         ret = open_backing(n, override, in, err);
     if (ret == 0 && o->node_name && o->node_name[0])
         ret = node_register(n, o->node_name, err);
+    if (ret == 0 && n->guard_magic && !n->read_only && !(in->flags & BLK_OPEN_QUIET))
+        node_warn(n, "no format was given and it looks like raw; so that a guest cannot turn it into "
+                     "another format, writes of such a beginning are refused. Say -f raw (or "
+                     "driver=raw) to allow them");
     if (ret < 0) {
         if (n->opened && n->drv->close)
             n->drv->close(n, NULL);
