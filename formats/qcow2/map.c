@@ -6,6 +6,13 @@
 #include "base/macros.h"
 #include "internal.h"
 
+/* Nothing was ever written there: the file was cut, or the table is wrong. Reading it as zeroes
+ * would pass off lost data as empty. A file that somebody else extends meanwhile proves nothing. */
+static bool beyond_file(const struct qcow2 *q, uint64_t host)
+{
+    return host >= q->fresh && !(node_open_flags(q->node) & BLK_OPEN_SHARED);
+}
+
 int qcow2_l2_slice(struct qcow2 *q, uint64_t guest, bool exclusive, bool nowait, uint8_t **slice,
                    uint32_t *index)
 {
@@ -19,6 +26,9 @@ int qcow2_l2_slice(struct qcow2 *q, uint64_t guest, bool exclusive, bool nowait,
     if (in_cluster(q, table) || (l1e & L1E_RESERVED))
         return qcow2_corrupt(q, "L1 entry %" PRIu64 " is %#" PRIx64 ": not a table's offset", i,
                              l1e);
+    if (beyond_file(q, table))
+        return qcow2_corrupt(q, "the L2 table at %#" PRIx64 " lies beyond the end of the file: was "
+                             "it truncated?", table);
     uint64_t at = (uint64_t) l2_index_of(q, guest) * 8;
     int ret = table_cache_get(q->l2, table + (at & ~(uint64_t) (q->slice_size - 1)), exclusive,
                               nowait, &p);
@@ -87,6 +97,9 @@ static int map_entry(struct qcow2 *q, const uint8_t *slice, uint32_t index, uint
     if (host & (q->cluster_size - 1))
         return qcow2_corrupt(q, "guest offset %#" PRIx64 " is mapped to %#" PRIx64
                              ", which is not cluster aligned", off, host);
+    if (kind == ENTRY_NORMAL && beyond_file(q, host))
+        return qcow2_corrupt(q, "guest offset %#" PRIx64 " is mapped to %#" PRIx64
+                             ", beyond the end of the file: was it truncated?", off, host);
     uint64_t need = (in_cluster(q, off) + len + q->cluster_size - 1) >> q->cluster_bits;
     uint32_t max = (uint32_t) MIN((uint64_t) slice_left(q, index), need);
     uint32_t n = count_alike(q, slice, index, max, entry, kind);
