@@ -421,7 +421,7 @@ static int host_device_open(struct blk_node *n, const void *options, struct erro
 static void cut_padding(struct blk_node *n)
 {
     struct file_state *s = node_state(n);
-    uint32_t align = node_limits(n)->align;
+    uint32_t align = node_limits(n)->align, mem_align = node_limits(n)->mem_align;
     uint64_t size = blk_size(n), length;
     _cleanup_free_ unsigned char *block = NULL;
     struct iovec iov = { .iov_len = align };
@@ -430,7 +430,7 @@ static void cut_padding(struct blk_node *n)
         file_length(s->fd, false, &length) < 0 || length != align_up(size, align)) {
         return;
     }
-    block = aligned_alloc(MAX(node_limits(n)->mem_align, align), align);
+    block = aligned_alloc(mem_align, align_up(align, mem_align));
     if (!block) {
         return;
     }

@@ -50,17 +50,7 @@ int file_length(int fd, bool device, uint64_t *out)
     struct stat st;
 
     if (device) {
-        off_t end;
-
-        if (ioctl(fd, BLKGETSIZE64, out) == 0) {
-            return 0;
-        }
-        end = lseek(fd, 0, SEEK_END);
-        if (end < 0) {
-            return -errno;
-        }
-        *out = (uint64_t)end;
-        return 0;
+        return ioctl(fd, BLKGETSIZE64, out) < 0 ? -errno : 0;
     }
     if (fstat(fd, &st) < 0) {
         return -errno;

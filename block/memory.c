@@ -174,10 +174,6 @@ static int memory_preadv(struct blk_node *n, uint64_t off, const struct iovec *i
     struct iov_cursor to = iov_begin(iov, iovcnt);
 
     (void)flags;
-    if (off >= MOST) {
-        iov_fill(&to, 0, len);
-        return 0;
-    }
     while (len > 0) {
         struct part p = part_at(off, len);
 

@@ -117,18 +117,13 @@ static int raw_resize(struct blk_node *n, uint64_t size, enum blk_prealloc preal
                       struct error **err)
 {
     const struct raw_state *s = node_state(n);
-    uint64_t end;
 
     if (s->windowed) {
         return error_set(err, ENOTSUP,
                          "%s: a window of a file, opened with the option 'size', cannot be resized",
                          blk_filename(n));
     }
-    if (!checked_add(s->offset, size, &end)) {
-        return error_set(err, EFBIG, "%s: offset %" PRIu64 " and size %" PRIu64 " overflow",
-                         blk_filename(n), s->offset, size);
-    }
-    return blk_resize(file_of(n), end, prealloc, err);
+    return blk_resize(file_of(n), s->offset + size, prealloc, err);
 }
 
 struct raw_create {

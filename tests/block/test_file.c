@@ -163,6 +163,21 @@ static void direct_leaves_no_padding_at_the_end(void **state)
     assert_int_equal(length_of(*state), 5000);
 }
 
+static void direct_files_grow_to_any_length(void **state)
+{
+    struct blk_node *n = open_direct(*state);
+
+    if (!n) {
+        skip();
+    }
+    assert_int_equal(blk_resize(n, 5001, BLK_PREALLOC_FULL, NULL), 0);
+    assert_int_equal(blk_resize(n, 1000001, BLK_PREALLOC_FULL, NULL), 0);
+    write_bytes(n, 4000, 10, 1);
+    assert_bytes(n, 4010, 1000001 - 4010, 0);
+    must_close(n);
+    assert_int_equal(length_of(*state), 1000001);
+}
+
 static void direct_never_answers_nowait(void **state)
 {
     struct blk_node *n = open_direct(*state);
@@ -355,7 +370,7 @@ static void creating_empties_and_sets_the_size(void **state)
 {
     struct blk_create_args args = { .filename = *state,
                                     .format = "raw",
-                                    .options = "preallocation=full,nocow=on",
+                                    .options = "preallocation=full,nocow=on,extent_size_hint=1M",
                                     .size_given = true,
                                     .size = 300000 };
     struct blk_node *n = must_open(*state, "file", RW);
@@ -445,6 +460,7 @@ int main(void)
         TEST(nowait_answers_from_the_cache_or_not_at_all),
         TEST(direct_takes_any_alignment),
         TEST(direct_leaves_no_padding_at_the_end),
+        TEST(direct_files_grow_to_any_length),
         TEST(direct_never_answers_nowait),
         TEST(zeroes_give_space_back_when_they_may),
         TEST(zeroes_keep_the_space_when_they_must),

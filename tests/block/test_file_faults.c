@@ -20,6 +20,8 @@ static struct {
     uint64_t room;     /* plain writes past here fail with ENOSPC; 0: none do */
     int no_locks;      /* errno */
     bool no_seek_hole; /* lseek knows only the usual */
+    bool no_statx;
+    size_t align, mem_align; /* what direct reads are held to; 0: what the system says */
     unsigned reads, writes, syncs, fallocates, seeks;
 } fault;
 
@@ -89,6 +91,27 @@ ssize_t pwrite(int fd, const void *buf, size_t len, off_t off)
         return -1;
     }
     return syscall(SYS_pwrite64, fd, buf, len, off);
+}
+
+ssize_t pread(int fd, void *buf, size_t len, off_t off)
+{
+    if (fault.align && (len % fault.align || (uintptr_t)buf % fault.mem_align)) {
+        errno = EINVAL;
+        return -1;
+    }
+    if (fault.align == 1) {
+        return 0; /* an empty file on a file system that copies */
+    }
+    return syscall(SYS_pread64, fd, buf, len, off);
+}
+
+int statx(int dir, const char *restrict name, int flags, unsigned mask, struct statx *restrict out)
+{
+    if (fault.no_statx) {
+        errno = ENOSYS;
+        return -1;
+    }
+    return (int)syscall(SYS_statx, dir, name, flags, mask, out);
 }
 
 int fdatasync(int fd)
@@ -338,6 +361,49 @@ static void locks_are_optional_unless_asked_for(void **state)
     assert_non_null(strstr(error_text(err), "locking=off"));
 }
 
+/* The alignment that a direct node asks for, when only trial reads can tell. */
+static uint32_t probed_align(const char *name, size_t align, size_t mem_align)
+{
+    struct blk_open_args args = { .format = "file", .cache = "none", .flags = RW };
+    struct blk_limits limits = { 0 };
+    struct blk_node *n;
+
+    fault.no_statx = true;
+    fault.align = align;
+    fault.mem_align = mem_align;
+    n = try_open(name, &args, NULL);
+    if (!n) {
+        return 0;
+    }
+    blk_get_limits(n, &limits);
+    write_bytes(n, 10, 5000, 1);
+    assert_bytes(n, 10, 5000, 1);
+    must_close(n);
+    return limits.align;
+}
+
+static bool direct_works(const char *name)
+{
+    struct blk_open_args args = { .format = "file", .cache = "none" };
+    struct blk_node *n = try_open(name, &args, NULL);
+
+    blk_close(n, NULL);
+    return n;
+}
+
+static void trial_reads_tell_the_alignment(void **state)
+{
+    if (!direct_works(*state)) {
+        skip();
+    }
+    assert_int_equal(probed_align(*state, 512, 512), 512);
+    assert_int_equal(probed_align(*state, 4096, 512), 4096);
+    assert_int_equal(probed_align(*state, 2048, 4096), 2048);
+    /* Whoever takes a single byte does not look: better safe. */
+    assert_int_equal(probed_align(*state, 1, 1), 4096);
+    assert_int_equal(probed_align(*state, 8192, 512), 0);
+}
+
 static void without_seek_hole_all_is_data(void **state)
 {
     struct blk_node *n = must_open(*state, "file", RW);
@@ -401,6 +467,7 @@ int main(void)
         TEST(preallocation_without_fallocate_is_written),
         TEST(a_full_disk_while_preallocating),
         TEST(locks_are_optional_unless_asked_for),
+        TEST(trial_reads_tell_the_alignment),
         TEST(without_seek_hole_all_is_data),
         TEST(a_run_is_asked_for_once),
         TEST(holes_of_a_shared_file_are_asked_for_again),

@@ -57,6 +57,24 @@ static void null_takes_its_time(void **state)
     must_close(n);
 }
 
+static void null_of_any_size(void **state)
+{
+    struct blk_node *n = must_open_opts("driver=null-co,size=10", RWU);
+    struct blk_extent e;
+    struct blk_info info;
+
+    (void)state;
+    assert_int_equal(blk_resize(n, 1000, BLK_PREALLOC_OFF, NULL), 0);
+    assert_int_equal(blk_size(n), 1000);
+    assert_int_equal(blk_discard(n, 0, 1000), 0);
+    assert_int_equal(blk_extents(n, 0, 1000, 0, &e), 0);
+    assert_true(e.flags & BLK_EXT_DATA);
+    assert_int_equal(blk_info(n, &info, NULL), 0);
+    assert_true(info.actual_size_known && info.actual_size == 0);
+    blk_info_free(&info);
+    must_close(n);
+}
+
 /* ---- memory --------------------------------------------------------------------------------- */
 
 static void memory_agrees_with_a_shadow(void **state)
@@ -128,6 +146,7 @@ static void memory_shrinks_within_a_chunk(void **state)
 static void memory_is_bounded(void **state)
 {
     struct blk_node *n = must_open_opts("driver=memory,size=1M,limit=128k", RWU);
+    struct blk_info info;
     char c = 1;
 
     (void)state;
@@ -137,6 +156,10 @@ static void memory_is_bounded(void **state)
     assert_bytes(n, 131072, 10, 0);
     assert_int_equal(blk_discard(n, 0, 65536), 0);
     write_bytes(n, 131072, 1, 1);
+    assert_int_equal(blk_info(n, &info, NULL), 0);
+    assert_int_equal(info.actual_size, 131072);
+    blk_info_free(&info);
+    assert_int_equal(blk_resize(n, (UINT64_C(1) << 46) + 1, BLK_PREALLOC_OFF, NULL), -EFBIG);
     must_close(n);
 }
 
@@ -209,6 +232,31 @@ static void throttle_grows_with_what_is_below(void **state)
     must_close(n);
     n = must_open_opts(THROTTLED("file.size=1M"), RW);
     assert_int_equal(blk_write(n, 1 << 20, "x", 1, 0), -EINVAL);
+    must_close(n);
+}
+
+static void throttle_passes_everything_on(void **state)
+{
+    struct blk_node *n = must_open_opts(
+        "driver=throttle,limits.bps-write=1M,limits.iops-size=4k,limits.iops-total=1000000,"
+        "file.driver=memory,file.size=1M",
+        RWU);
+    struct blk_extent e;
+    double start = seconds();
+
+    (void)state;
+    write_bytes(n, 0, 65536, 3);
+    assert_int_equal(blk_zero(n, 0, 1000, 0), 0);
+    assert_bytes(n, 0, 1000, 0);
+    assert_bytes(n, 1000, 64536, 3);
+    assert_int_equal(blk_discard(n, 0, 65536), 0);
+    assert_int_equal(blk_extents(n, 0, 1 << 20, 0, &e), 0);
+    assert_true(e.flags & BLK_EXT_ZERO);
+    /* What lies beneath must not be reached by another way. */
+    assert_false(e.flags & BLK_EXT_HOST);
+    assert_int_equal(blk_resize(n, 2 << 20, BLK_PREALLOC_OFF, NULL), 0);
+    assert_int_equal(blk_flush(n), 0);
+    assert_true(seconds() - start < 2);
     must_close(n);
 }
 
@@ -297,6 +345,20 @@ static void raw_window_must_lie_in_the_file(void **state)
     scratch_remove(name);
 }
 
+static void raw_is_what_nobody_else_claims(void **state)
+{
+    char *name = filled_file();
+    struct blk_node *n = must_open(name, NULL, RWU | BLK_OPEN_QUIET);
+
+    (void)state;
+    assert_string_equal(blk_format(n), "raw");
+    assert_true(blk_probed(n));
+    assert_int_equal(blk_discard(n, 0, 30000), 0);
+    assert_bytes(n, 0, 30000, 0);
+    must_close(n);
+    scratch_remove(name);
+}
+
 static void raw_measures_what_it_is(void **state)
 {
     struct blk_measure m;
@@ -312,6 +374,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(null_swallows),
         cmocka_unit_test(null_takes_its_time),
+        cmocka_unit_test(null_of_any_size),
         cmocka_unit_test(memory_agrees_with_a_shadow),
         cmocka_unit_test(memory_is_sparse_and_grows),
         cmocka_unit_test(memory_shrinks_within_a_chunk),
@@ -321,10 +384,12 @@ int main(void)
         cmocka_unit_test(throttle_says_again_rather_than_wait),
         cmocka_unit_test(throttle_counts_reads_and_writes_apart),
         cmocka_unit_test(throttle_grows_with_what_is_below),
+        cmocka_unit_test(throttle_passes_everything_on),
         cmocka_unit_test(throttle_options_are_checked),
         cmocka_unit_test(raw_window_is_all_one_sees),
         cmocka_unit_test(raw_from_an_offset_to_the_end),
         cmocka_unit_test(raw_window_must_lie_in_the_file),
+        cmocka_unit_test(raw_is_what_nobody_else_claims),
         cmocka_unit_test(raw_measures_what_it_is),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -134,6 +134,60 @@ static void wrong_values_are_refused(void **state)
     assert_refused("name=a,cluster_size=1", "between");
 }
 
+static void json_of_the_wrong_kind_is_refused(void **state)
+{
+    static const char *const bad[][2] = {
+        { "{\"flag\": 1}", "on or off, not 1" },
+        { "{\"cluster_size\": -1}", "not -1" },
+        { "{\"cluster_size\": 1.5}", "not 1.5" },
+        { "{\"cluster_size\": [1]}", "not [1]" },
+        { "{\"count\": true}", "not true" },
+        { "{\"name\": 5}", "must be a string, not 5" },
+        { "{\"name\": null}", "must be a string, not null" },
+        { "{\"mode\": 1}", "off, on or auto, not 1" },
+        { "{\"cache\": {\"direct\": {}}}", "'cache.direct' must be on or off, not {}" },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+        _cleanup_error_ struct error *err = NULL;
+        _cleanup_json_ json_t *object = opts_parse_json(bad[i][0], NULL);
+        struct sample s = { 0 };
+
+        assert_non_null(object);
+        assert_int_equal(opts_take(table, object, &s, &err), -EINVAL);
+        if (!strstr(error_text(err), bad[i][1])) {
+            fail_msg("'%s' lacks '%s'", error_text(err), bad[i][1]);
+        }
+    }
+}
+
+static void limits_are_named_as_numbers(void **state)
+{
+    struct limits {
+        bool unused;
+        uint64_t depth, least;
+    } out = { 0 };
+    static const struct opt_def limits[] = {
+        { .name = "depth",
+          .type = OPT_NUMBER,
+          .at = offsetof(struct limits, depth),
+          .min = 1,
+          .max = 9 },
+        { .name = "least", .type = OPT_NUMBER, .at = offsetof(struct limits, least), .min = 3 },
+        OPT_END,
+    };
+    _cleanup_error_ struct error *first = NULL, *second = NULL;
+    _cleanup_json_ json_t *a = opts_parse_keyval("depth=10", NULL, NULL);
+    _cleanup_json_ json_t *b = opts_parse_keyval("least=2", NULL, NULL);
+
+    (void)state;
+    assert_int_equal(opts_take(limits, a, &out, &first), -EINVAL);
+    assert_string_equal(error_text(first), "option 'depth' must be between 1 and 9, not '10'");
+    assert_int_equal(opts_take(limits, b, &out, &second), -EINVAL);
+    assert_string_equal(error_text(second), "option 'least' must be at least 3, not '2'");
+}
+
 static void unknown_key_gets_a_suggestion(void **state)
 {
     (void)state;
@@ -304,6 +358,8 @@ int main(void)
         cmocka_unit_test(every_type_is_taken),
         cmocka_unit_test(json_kinds_are_taken),
         cmocka_unit_test(wrong_values_are_refused),
+        cmocka_unit_test(json_of_the_wrong_kind_is_refused),
+        cmocka_unit_test(limits_are_named_as_numbers),
         cmocka_unit_test(unknown_key_gets_a_suggestion),
         cmocka_unit_test(keyval_unfolds),
         cmocka_unit_test(keyval_refuses),
