@@ -49,8 +49,6 @@ static const struct arg_def args[] = {
       .help = "cache mode of the sources" },
     { .letter = 'l', .name = "snapshot", .kind = ARG_TEXT, .at = offsetof(struct convert, snapshot),
       .value = "SNAPSHOT", .help = "the state that an internal snapshot keeps (not there yet)" },
-    { .letter = 's', .kind = ARG_TEXT, .at = offsetof(struct convert, snapshot), .value = "SNAPSHOT",
-      .help = "the old spelling of -l" },
     { .name = "salvage", .kind = ARG_FLAG, .at = offsetof(struct convert, salvage),
       .help = "what cannot be read becomes zeroes, and is listed" },
     { .name = "bitmaps", .kind = ARG_FLAG, .at = offsetof(struct convert, bitmaps),
@@ -70,7 +68,7 @@ static const struct arg_def args[] = {
 enum {
     SECTOR = 512,
     MAX_SPARSE = 16 << 20,
-    MAX_WORKERS = 64,
+    MAX_WORKERS = 16, /* as in qemu-img */
 };
 
 /* What cannot be served yet, or contradicts itself. */

@@ -11,7 +11,7 @@
 
 void output_json(const json_t *value)
 {
-    if (json_dumpf(value, stdout, JSON_INDENT(4) | JSON_ENSURE_ASCII | JSON_ENCODE_ANY) == 0)
+    if (json_dumpf(value, stdout, JSON_INDENT(4) | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(9)) == 0)
         putchar('\n');
 }
 
