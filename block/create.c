@@ -7,6 +7,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/strbuf.h"
@@ -151,6 +152,11 @@ static char *summarise(const struct opt_def *table, json_t *options)
 
 /* ---- create ---------------------------------------------------------------------------------------------- */
 
+static const char *local_name(const char *filename)
+{
+    return strncmp(filename, "file:", 5) ? filename : filename + 5;
+}
+
 /* The file below, made by its protocol from the options that only it knows. */
 static int create_file(const char *filename, const struct driver *format, json_t *options,
                        struct error **err)
@@ -173,9 +179,7 @@ static int create_file(const char *filename, const struct driver *format, json_t
     int ret = opts_take(create_table(d), mine, o, err);
     if (ret < 0)
         return ret;
-    if (!strncmp(filename, "file:", 5))
-        filename += 5;
-    ret = d->create_file(filename, o, err);
+    ret = d->create_file(local_name(filename), o, err);
     opts_free(create_table(d), o);
     return ret;
 }
@@ -194,6 +198,20 @@ static int create_format(const char *filename, const struct driver *d, const voi
     ret = d->create(file, o, err);
     int r = blk_close(file, ret < 0 ? NULL : err);
     return ret < 0 ? ret : r;
+}
+
+/* A file that was not there before is not left half made. */
+static int create_both(const char *filename, const struct driver *d, json_t *options,
+                       const void *o, struct error **err)
+{
+    bool existed = access(local_name(filename), F_OK) == 0;
+    int ret = create_file(filename, d, options, err);
+
+    if (ret == 0 && d->create)
+        ret = create_format(filename, d, o, err);
+    if (ret < 0 && !existed)
+        unlink(local_name(filename));
+    return ret;
 }
 
 int blk_create(const struct blk_create_args *args, char **summary, struct error **err)
@@ -228,10 +246,10 @@ int blk_create(const struct blk_create_args *args, char **summary, struct error 
     if (ret < 0)
         return ret;
     ret = opts_refuse_rest(table, rest, "create options", err);
+    if (ret == 0 && d->check_create)
+        ret = d->check_create(o, err);
     if (ret == 0)
-        ret = create_file(args->filename, d, options, err);
-    if (ret == 0 && d->create)
-        ret = create_format(args->filename, d, o, err);
+        ret = create_both(args->filename, d, options, o, err);
     opts_free(table, o);
     if (ret < 0) {
         error_prefix(err, "%s", args->filename);

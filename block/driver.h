@@ -115,6 +115,8 @@ struct driver {
     /* Protocols: make the file. Formats: write a new image into file, which is open for writing. */
     int (*create_file)(const char *filename, const void *options, struct error **err);
     int (*create)(struct blk_node *file, const void *options, struct error **err);
+    /* Pure: refuses options that create would refuse, before anything is touched. May be NULL. */
+    int (*check_create)(const void *options, struct error **err);
 
     /* Leaves and filters. flags: NOWAIT (read), FUA, MAY_UNMAP, NO_FALLBACK as declared by block.h. A
      * missing zero is emulated by writing, a missing discard does nothing. zero answers -ENOTSUP when it

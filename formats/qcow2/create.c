@@ -301,23 +301,45 @@ static int make_room(struct blk_node *file, const struct qcow2_layout *lay,
     return size < end ? blk_resize(file, end, prealloc, err) : 0;
 }
 
-int qcow2_create(struct blk_node *file, const void *options, struct error **err)
+/* Plans the layout, or says why these options make no image. */
+static int plan(const struct qcow2_create_options *o, struct qcow2_layout *lay, struct error **err)
 {
-    const struct qcow2_create_options *o = options;
     uint32_t cluster_bits, refcount_order;
-    struct qcow2_layout lay;
-    size_t header_len;
-
     int ret = qcow2_options_check(o, &cluster_bits, &refcount_order, err);
+
     if (ret == 0)
-        ret = qcow2_layout_plan(&lay, cluster_bits, refcount_order, o->size,
+        ret = qcow2_layout_plan(lay, cluster_bits, refcount_order, o->size,
                                 o->preallocation != BLK_PREALLOC_OFF, err);
     if (ret < 0)
         return ret;
-    if (lay.reftable << cluster_bits > QCOW2_MAX_REFTABLE_BYTES)
+    if (lay->reftable << cluster_bits > QCOW2_MAX_REFTABLE_BYTES)
         return error_set(err, EFBIG, "the refcount table of a preallocated disk of %" PRIu64
                          " bytes would be above its limit of 8 MiB: use a larger cluster_size or "
                          "smaller refcount_bits", o->size);
+    return 0;
+}
+
+int qcow2_check_create(const void *options, struct error **err)
+{
+    struct qcow2_layout lay;
+    size_t header_len;
+    int ret = plan(options, &lay, err);
+
+    if (ret < 0)
+        return ret;
+    _cleanup_free_ uint8_t *header = header_build(options, &lay, &header_len, err);
+    return header ? 0 : -EINVAL;
+}
+
+int qcow2_create(struct blk_node *file, const void *options, struct error **err)
+{
+    const struct qcow2_create_options *o = options;
+    struct qcow2_layout lay;
+    size_t header_len;
+
+    int ret = plan(o, &lay, err);
+    if (ret < 0)
+        return ret;
     _cleanup_free_ uint8_t *header = header_build(o, &lay, &header_len, err);
     if (!header)
         return -EINVAL;

@@ -72,19 +72,25 @@ static int check_numbers(const char *name, const struct qcow2_header *h, struct 
         return error_set(err, EINVAL, "%s: cluster_bits is %u, it must be from %d to %d", name,
                          h->cluster_bits, QCOW2_MIN_CLUSTER_BITS, QCOW2_MAX_CLUSTER_BITS);
     if (h->version >= 3 && (h->header_length < QCOW2_V3_HEADER ||
-                            h->header_length > 1u << h->cluster_bits || h->header_length % 8))
-        return error_set(err, EINVAL, "%s: header_length is %u, it must be a multiple of 8 from %d "
-                         "to the cluster size", name, h->header_length, QCOW2_V3_HEADER);
+                            h->header_length > 1u << h->cluster_bits))
+        return error_set(err, EINVAL, "%s: header_length is %u, it must be from %d to the cluster "
+                         "size", name, h->header_length, QCOW2_V3_HEADER);
     if (h->refcount_order > 6)
         return error_set(err, EINVAL, "%s: refcount_order is %u, the limit is 6", name,
                          h->refcount_order);
     if (h->size > INT64_MAX)
         return error_set(err, EFBIG, "%s: the virtual size %" PRIu64 " is above the limit of 8 EiB",
                          name, h->size);
-    if (h->backing_size > QCOW2_MAX_BACKING_NAME)
+    if ((h->incompatible & QCOW2_INCOMPAT_EXTL2) && h->cluster_bits < 14)
+        return error_set(err, EINVAL, "%s: extended L2 entries need clusters of at least 16 KiB",
+                         name);
+    if (h->crypt_method > 2)
+        return error_set(err, ENOTSUP, "%s: encryption method %u is unknown (1 is AES, 2 LUKS)",
+                         name, h->crypt_method);
+    if (h->backing_offset && h->backing_size > QCOW2_MAX_BACKING_NAME)
         return error_set(err, EINVAL, "%s: the backing file name has %u bytes, the limit is %d",
                          name, h->backing_size, QCOW2_MAX_BACKING_NAME);
-    if (h->backing_offset > (1u << h->cluster_bits) - h->backing_size)
+    if (h->backing_offset && h->backing_offset > (1u << h->cluster_bits) - h->backing_size)
         return error_set(err, EINVAL, "%s: the backing file name lies outside the first cluster",
                          name);
     if (h->nb_snapshots > QCOW2_MAX_SNAPSHOTS)
@@ -251,7 +257,7 @@ static void add_unknown_bit(struct strbuf *out, const uint8_t *table, uint32_t l
     strbuf_addf(out, "unknown incompatible feature (bit %u)", bit);
 }
 
-char *qcow2_unsupported(struct blk_node *file, const struct qcow2_header *h)
+char *qcow2_unsupported(struct blk_node *file, const struct qcow2_header *h, bool *known)
 {
     static const struct {
         uint64_t bit;
@@ -268,6 +274,7 @@ char *qcow2_unsupported(struct blk_node *file, const struct qcow2_header *h)
             strbuf_addf(&out, "%s%s", strbuf_text(&out)[0] ? ", " : "", later[i].name);
             unknown &= ~later[i].bit;
         }
+    *known = !unknown;
     if (h->crypt_method)
         strbuf_addf(&out, "%sencryption", strbuf_text(&out)[0] ? ", " : "");
     if (unknown) {

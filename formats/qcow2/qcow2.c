@@ -121,12 +121,13 @@ static void set_geometry(struct qcow2 *q)
 
 static int check_features(struct qcow2 *q, struct error **err)
 {
-    _cleanup_free_ char *what = qcow2_unsupported(q->file, &q->header);
+    bool known;
+    _cleanup_free_ char *what = qcow2_unsupported(q->file, &q->header, &known);
     const char *name = blk_filename(q->file);
 
     if (!what)
         return 0;
-    if (node_open_flags(q->node) & BLK_OPEN_NO_IO) {
+    if (known && (node_open_flags(q->node) & BLK_OPEN_NO_IO)) {
         q->unreadable = true;
         return 0;
     }
@@ -139,6 +140,9 @@ static int check_writable(struct qcow2 *q, struct error **err)
     const char *name = blk_filename(q->file);
     bool repair = node_open_flags(q->node) & BLK_OPEN_REPAIR;
 
+    if (h->reftable_clusters == 0 && !repair)
+        return error_set(err, EINVAL, "%s: the image has no refcount table: repair it with img "
+                         "check -r all", name);
     if (!node_writable(q->node) || repair)
         return 0;
     if (h->incompatible & QCOW2_INCOMPAT_CORRUPT)
@@ -150,9 +154,6 @@ static int check_writable(struct qcow2 *q, struct error **err)
     if (h->autoclear & QCOW2_AUTOCLEAR_BITMAPS)
         return error_set(err, ENOTSUP, "%s: the image has persistent bitmaps and can only be "
                          "opened read-only", name);
-    if (h->reftable_clusters == 0)
-        return error_set(err, EINVAL, "%s: the image has no refcount table: repair it with img "
-                         "check -r all", name);
     return 0;
 }
 
@@ -418,6 +419,7 @@ const struct driver qcow2_driver = {
     .probe = qcow2_probe,
     .open = qcow2_open,
     .close = qcow2_close,
+    .check_create = qcow2_check_create,
     .create = qcow2_create,
     .flush = qcow2_flush,
     .map_read = qcow2_map_read,

@@ -279,8 +279,9 @@ static inline void compressed_place(uint32_t cluster_bits, uint64_t entry, uint6
 
 /* Reads and validates what every reader must rely on; features are judged by qcow2_unsupported. */
 int qcow2_header_read(struct blk_node *file, struct qcow2_header *h, struct error **err);
-/* Names the features of this image that are not supported, NULL when all are. To be freed. */
-char *qcow2_unsupported(struct blk_node *file, const struct qcow2_header *h);
+/* Names the features of this image that are not supported, NULL when all are. To be freed. *known: we
+ * know what they mean, so that the rest of the image can at least be described. */
+char *qcow2_unsupported(struct blk_node *file, const struct qcow2_header *h, bool *known);
 /* The backing file's name and its format from the header extension; NULL when absent. To be freed. */
 int qcow2_read_strings(struct blk_node *file, const struct qcow2_header *h, char **backing,
                        char **backing_format, struct error **err);
@@ -313,6 +314,7 @@ struct qcow2_create_options {
     char *data_file, *encryption;
 };
 extern const struct opt_def qcow2_create_table[];
+int qcow2_check_create(const void *options, struct error **err);
 int qcow2_create(struct blk_node *file, const void *options, struct error **err);
 int qcow2_measure(const void *options, uint64_t size, struct blk_node *src, struct blk_measure *out,
                   struct error **err);

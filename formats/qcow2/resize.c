@@ -230,6 +230,9 @@ int qcow2_resize(struct blk_node *n, uint64_t size, enum blk_prealloc prealloc, 
 {
     struct qcow2 *q = node_state(n);
 
+    if (size % 512)
+        return error_set(err, EINVAL, "%s: the new size must be a multiple of 512 bytes",
+                         blk_filename(n));
     if (size == q->header.size)
         return 0;
     if (size < q->header.size)
