@@ -152,7 +152,7 @@ static int refuse(int fd, const char *filename, bool writer, int what, bool forb
                        : what == WRITE  ? "has it open for writing"
                        : what == RESIZE ? "may resize it"
                                         : "is reading it";
-    const char *way_out = writer ? "stop it first"
+    const char *way_out = writer ? "stop it first (only reading goes on beside it, with -U)"
                                  : "stop it first, or read the image as it is with -U "
                                    "(force-share=on)";
     char who[160];
