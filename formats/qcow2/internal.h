@@ -93,6 +93,11 @@ void qcow2_overlap_remove(struct qcow2 *q, uint64_t host, uint64_t len);
 /* The name of the metadata that lies in [host, host + len), NULL for none. Also with the lock shared. */
 const char *qcow2_overlap_find(const struct qcow2 *q, uint64_t host, uint64_t len);
 
+/* ---- snapshot.c ------------------------------------------------------------------------------------ */
+
+/* Walks the snapshot table and checks it; list (may be NULL) gets an object for each. */
+int qcow2_snapshots_read(struct qcow2 *q, json_t *list, struct error **err);
+
 /* ---- resize.c -------------------------------------------------------------------------------------- */
 
 int qcow2_resize(struct blk_node *n, uint64_t size, enum blk_prealloc prealloc, struct error **err);

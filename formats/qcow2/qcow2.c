@@ -283,6 +283,8 @@ static int qcow2_open(struct blk_node *n, const void *options, struct error **er
     }
     if (ret == 0)
         ret = load_tables(q, err);
+    if (ret == 0 && !(node_open_flags(n) & BLK_OPEN_REPAIR))
+        ret = qcow2_snapshots_read(q, NULL, err);
     if (ret == 0)
         ret = set_backing(q, err);
     if (ret == 0) {
@@ -377,7 +379,15 @@ static int qcow2_info(struct blk_node *n, struct blk_info *out, struct error **e
     _cleanup_json_ json_t *all = data ? json_pack("{s:s, s:o}", "type", "qcow2", "data", data)
                                       : NULL;
     out->specific = all ? json_dumps(all, JSON_COMPACT) : NULL;
-    return out->specific ? 0 : error_set(err, ENOMEM, "out of memory");
+    if (!out->specific)
+        return error_set(err, ENOMEM, "out of memory");
+    if (!q->header.nb_snapshots)
+        return 0;
+    _cleanup_json_ json_t *snapshots = json_array();
+    int ret = qcow2_snapshots_read(q, snapshots, err);
+    if (ret == 0)
+        out->snapshots = json_dumps(snapshots, JSON_COMPACT);
+    return ret;
 }
 
 /* ---- the record ------------------------------------------------------------------------------------------- */

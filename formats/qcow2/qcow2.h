@@ -12,7 +12,9 @@
  *   commit.c   the order in which metadata reaches the disk, and quarantine
  *   overlap.c  which clusters hold metadata: never to be written as data
  *   codec.c    compressed clusters
- *   create.c measure.c resize.c check.c repair.c
+ *   snapshot.c the table of internal snapshots
+ *   layout.c create.c measure.c resize.c
+ *   check*.c   check and repair
  *
  * Invariants (asserts and tests cite them)
  *  Q1  On disk a cluster that anything refers to has a refcount of at least the number of references.
