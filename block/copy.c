@@ -83,7 +83,10 @@ static int source_run(const struct blk_copy_args *a, uint64_t off, uint64_t len,
         int ret = blk_extents(a->src, off, len, BLK_HOLES, &e);
         if (ret < 0)
             return ret;
-        *kind = e.flags & BLK_EXT_ZERO ? (a->dst_is_zero ? WORK_SKIP : WORK_ZERO) : WORK_DATA;
+        bool zero = e.flags & BLK_EXT_ZERO;
+        if (zero && !a->min_sparse && !a->offload)
+            zero = false; /* all of it is wanted, written and allocated */
+        *kind = zero ? (a->dst_is_zero ? WORK_SKIP : WORK_ZERO) : WORK_DATA;
         *run = e.length;
         return 0;
     }

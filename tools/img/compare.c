@@ -38,6 +38,7 @@ enum {
     RANGE = 32 << 20,  /* taken at once: holes are walked fast */
     SECTOR = 512,      /* a difference is told by the sector, as qemu-img does */
     MAX_WORKERS = 16,
+    STATUS_LAST = 1 << 30, /* beside enum blk_extent_flag */
 };
 
 struct compare {
@@ -103,19 +104,36 @@ static void failed(struct work *w, int code, const struct side *side, uint64_t o
              code == NOT_READ ? "read" : "tell the allocation of", side->name, offset, strerror(-error));
 }
 
-/* What one side holds from offset on; beyond its end there are zeroes. *len is cut to fit. */
-static int status_of(const struct side *side, uint64_t offset, uint64_t *len, unsigned *flags)
+/* What a side holds up to `end`. */
+struct status {
+    uint64_t end;
+    unsigned flags; /* enum blk_extent_flag and STATUS_LAST */
+};
+
+/* Looks at what lies at offset, if *s does not reach there any more; beyond the side's end there are zeroes.
+ * whole: see the run to its end, not just up to `limit`. */
+static int status_at(const struct side *side, uint64_t offset, uint64_t limit, bool whole,
+                     struct status *s)
 {
+    if (offset < s->end)
+        return 0;
     if (offset >= side->size) {
-        *flags = BLK_EXT_ZERO;
+        *s = (struct status){ .end = UINT64_MAX, .flags = BLK_EXT_ZERO };
         return 0;
     }
     struct blk_extent e;
-    int r = blk_extents(side->node, offset, MIN(*len, side->size - offset), BLK_HOLES, &e);
+    uint64_t end = whole ? side->size : MIN(limit, side->size);
+    int r = blk_extents(side->node, offset, end - offset, 0, &e);
     if (r < 0)
         return r;
-    *flags = e.flags & (BLK_EXT_DATA | BLK_EXT_ZERO | BLK_EXT_ALLOCATED);
-    *len = e.length;
+    s->end = offset + e.length;
+    s->flags = e.flags & (BLK_EXT_DATA | BLK_EXT_ZERO | BLK_EXT_ALLOCATED);
+    /* What strict mode of qemu-img looks at, too: that the bytes lie somewhere as they are, and that
+     * the run is the last one. */
+    if ((e.flags & BLK_EXT_HOST) && !(e.flags & BLK_EXT_COMPRESSED))
+        s->flags |= BLK_EXT_HOST;
+    if (s->end == side->size)
+        s->flags |= STATUS_LAST;
     return 0;
 }
 
@@ -158,23 +176,23 @@ static bool compare_bytes(struct work *w, uint64_t offset, size_t len, const boo
 
 static bool compare_range(struct work *w, uint64_t at, uint64_t end, uint8_t *const *buf)
 {
+    struct status status[2] = { { 0 } };
     while (at < end && at < atomic_load(&w->first)) {
         if (watch_stopped())
             return false;
-        uint64_t len = end - at;
-        unsigned flags[2] = { 0, 0 };
         for (int i = 0; i < 2; i++) {
-            int r = status_of(&w->side[i], at, &len, &flags[i]);
+            int r = status_at(&w->side[i], at, end, w->strict, &status[i]);
             if (r < 0) {
                 failed(w, NO_STATUS, &w->side[i], at, r);
                 return false;
             }
         }
-        if (w->strict && flags[0] != flags[1]) {
+        if (w->strict && status[0].flags != status[1].flags) {
             differs_at(w, at, true);
             return false;
         }
-        bool zero[2] = { is_zero_run(flags[0]), is_zero_run(flags[1]) };
+        uint64_t len = MIN(end, MIN(status[0].end, status[1].end)) - at;
+        bool zero[2] = { is_zero_run(status[0].flags), is_zero_run(status[1].flags) };
         if (!zero[0] || !zero[1]) {
             len = MIN(len, (uint64_t) CHUNK);
             if (!compare_bytes(w, at, (size_t) len, zero, buf))

@@ -69,10 +69,10 @@ static void print(const struct measure *o, const struct blk_measure *m, bool bit
         return;
     }
     _cleanup_json_ json_t *j = json_object();
-    output_add(j, "required", json_integer((json_int_t) m->required));
-    output_add(j, "fully-allocated", json_integer((json_int_t) m->fully_allocated));
     if (bitmaps)
         output_add(j, "bitmaps", json_integer(0));
+    output_add(j, "required", json_integer((json_int_t) m->required));
+    output_add(j, "fully-allocated", json_integer((json_int_t) m->fully_allocated));
     output_json(j);
 }
 

@@ -116,16 +116,15 @@ static void ring_end(struct ring *ring)
         free(ring->slots[i].buf);
 }
 
-static void keep_rate(const struct ring *ring, uint64_t bytes)
+static void keep_rate(const struct stream *s, const struct timespec *began)
 {
-    uint64_t rate = ring->stream->rate_limit;
-    if (!rate)
+    if (!s->rate_limit)
         return;
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    double spent = (double) (now.tv_sec - ring->began.tv_sec) +
-                   (double) (now.tv_nsec - ring->began.tv_nsec) / 1e9;
-    double wait = (double) bytes / (double) rate - spent;
+    double spent = (double) (now.tv_sec - began->tv_sec) +
+                   (double) (now.tv_nsec - began->tv_nsec) / 1e9;
+    double wait = (double) s->moved / (double) s->rate_limit - spent;
     if (wait > 0) {
         struct pollfd stop = { .fd = watch_stop_fd(), .events = POLLIN };
         poll(&stop, 1, wait > 1000 ? 1000000 : (int) (wait * 1000));
@@ -248,7 +247,7 @@ static int pump_in(struct ring *ring, struct stream *s, int fd)
         submit(slot, write_job);
         s->moved += sectors;
         watch_done(s->before + s->moved);
-        keep_rate(ring, s->moved);
+        keep_rate(s, &ring->began);
     }
     return 0;
 }
@@ -375,7 +374,7 @@ static int pump_out(struct ring *ring, struct stream *s, int fd, bool seekable)
         out++;
         s->moved += slot->len;
         watch_done(s->before + s->moved);
-        keep_rate(ring, s->moved);
+        keep_rate(s, &ring->began);
     }
     return 0;
 }
@@ -399,5 +398,31 @@ int stream_out(struct stream *s, int fd)
         complain("cannot write to standard output: %s", strerror(errno));
     }
     ring_end(&ring);
+    return r;
+}
+
+/* ---- through ------------------------------------------------------------------------------- */
+
+int stream_through(struct stream *s, int in, int out)
+{
+    _cleanup_free_ uint8_t *buf = malloc(SLOT_SIZE);
+    struct timespec began;
+    clock_gettime(CLOCK_MONOTONIC, &began);
+    int r = buf ? 0 : -ENOMEM;
+    while (r == 0) {
+        ssize_t n = read_full(in, buf, SLOT_SIZE);
+        if (n <= 0) {
+            r = (int) n;
+            break;
+        }
+        size_t sectors = round_up((uint64_t) n, 512);
+        memset(buf + n, 0, sectors - (size_t) n);
+        r = write_full(out, buf, sectors);
+        s->moved += sectors;
+        watch_done(s->moved);
+        keep_rate(s, &began);
+    }
+    if (r < 0 && r != -ECANCELED)
+        complain("cannot pass the stream through: %s", strerror(-r));
     return r;
 }

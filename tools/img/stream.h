@@ -24,5 +24,7 @@ struct stream {
 /* 0, or -errno after a complaint; -ECANCELED without one when a signal came. */
 int stream_in(struct stream *s, int fd);
 int stream_out(struct stream *s, int fd);
+/* From one descriptor to the other, made up to whole sectors; the node is not used. */
+int stream_through(struct stream *s, int in, int out);
 
 #endif

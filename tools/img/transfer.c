@@ -265,8 +265,8 @@ static int to_pipe(struct transfer *t)
     if (!stdout_is_fit(o))
         return 1;
     if (t->from_pipe) {
-        complain("from a pipe into a pipe there is nothing to convert");
-        return 1;
+        struct stream s = { .rate_limit = o->rate };
+        return stream_through(&s, STDIN_FILENO, STDOUT_FILENO) < 0 ? 1 : 0;
     }
     watch_total(t->total);
     for (int i = 0; i < t->n; i++) {
