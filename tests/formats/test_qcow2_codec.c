@@ -1,6 +1,6 @@
 /* Compressed clusters: what goes in comes out, a window of 4 KiB suffices, and no input, however
  * wrong, makes the codec leave its buffers. These end at a page that must not be touched. */
-#include "check.h"
+#include "../check.h"
 
 #include <errno.h>
 #include <pthread.h>
