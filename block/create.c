@@ -196,6 +196,8 @@ static int create_format(const char *filename, const struct driver *d, const voi
     if (ret < 0)
         return ret;
     ret = d->create(file, o, err);
+    if (ret < 0)
+        error_prefix(err, "%s", filename);
     int r = blk_close(file, ret < 0 ? NULL : err);
     return ret < 0 ? ret : r;
 }
@@ -217,6 +219,7 @@ static int create_both(const char *filename, const struct driver *d, json_t *opt
 int blk_create(const struct blk_create_args *args, char **summary, struct error **err)
 {
     const struct driver *d = driver_find(args->format);
+    char what[64];
 
     if (!d || !(d->create || d->create_file))
         return error_set(err, EINVAL, "unknown or not creatable format '%s'", args->format);
@@ -245,16 +248,18 @@ int blk_create(const struct blk_create_args *args, char **summary, struct error 
     ret = opts_take(table, rest, o, err);
     if (ret < 0)
         return ret;
-    ret = opts_refuse_rest(table, rest, "create options", err);
-    if (ret == 0 && d->check_create)
+    snprintf(what, sizeof(what), "%s create options", d->name);
+    ret = opts_refuse_rest(table, rest, what, err);
+    if (ret == 0 && d->check_create) {
         ret = d->check_create(o, err);
+        if (ret < 0)
+            error_prefix(err, "%s", args->filename);
+    }
     if (ret == 0)
         ret = create_both(args->filename, d, options, o, err);
     opts_free(table, o);
-    if (ret < 0) {
-        error_prefix(err, "%s", args->filename);
+    if (ret < 0)
         return ret;
-    }
     if (summary) {
         *summary = text;
         text = NULL;

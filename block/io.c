@@ -13,7 +13,6 @@
 #include "base/macros.h"
 #include "base/round.h"
 #include "node.h"
-#include "slice.h"
 
 #define DEFAULT_MAX_TRANSFER (UINT64_C(1) << 30)
 #define ZERO_BLOCK (64 << 10)
@@ -115,20 +114,8 @@ static int in_transfers(struct blk_node *n, uint64_t off, const struct iovec *io
     struct iov_cursor at = iov_begin(iov, iovcnt);
     while (len > 0) {
         struct iovec part[64];
-        uint64_t piece = 0;
-        int count = 0;
-        while (count < (int) ARRAY_SIZE(part) && piece < len && piece < max) {
-            uint64_t here = MIN((uint64_t) at.iov->iov_len - at.at, MIN(len - piece, max - piece));
-            if (here > 0) {
-                part[count++] = (struct iovec){ (char *) at.iov->iov_base + at.at, here };
-                iov_skip(&at, here);
-            } else {
-                at.iov++;
-                at.left--;
-                at.at = 0;
-            }
-            piece += here;
-        }
+        uint64_t piece = MIN(len, max);
+        int count = iov_slice_some(&at, &piece, part, (int) ARRAY_SIZE(part));
         int ret = once(n, off, part, count, piece, flags);
         if (ret < 0)
             return ret;
