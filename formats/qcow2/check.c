@@ -252,9 +252,10 @@ static int compare_and_mend(struct qcheck *c)
     if (ret < 0)
         return ret;
     if (c->rebuild && c->fix) {
-        uint64_t mended = out->corruptions - before - c->overflows + c->rebuild_findings;
+        uint64_t mended = out->corruptions - before + c->rebuild_findings;
         ret = rebuild(c);
         if (ret == 0) {
+            mended -= MIN(mended, c->overflows);
             out->corruptions -= mended;
             out->corruptions_fixed += mended;
         }

@@ -93,14 +93,14 @@ struct qcheck {
     uint64_t *visited;           /* bit per cluster: an L2 table that was read */
     size_t visited_bytes;
     struct qmap again;           /* L2 tables that more entries point to: see check_tables.c */
-    uint64_t *uncopied;          /* bit per active L1 entry: its table has entries without COPIED */
+    uint64_t *uncopied;          /* bit per active L1 entry: its table has entries without COPIED, or wrong ones */
     uint8_t *table;              /* one cluster and a bit, for the calling thread */
 
     bool rebuild;                /* the refcount structure cannot be mended in place */
     bool lost_snapshot;          /* some snapshot's tables could not be read */
     bool shared;                 /* some cluster has more than one reference */
     bool differ;                 /* stored refcounts are not what was counted */
-    uint64_t overflows;          /* findings that no repair can mend: more references than a refcount can tell */
+    uint64_t overflows;          /* findings: references beyond what a refcount can tell, not mendable */
     uint64_t rebuild_findings;   /* findings that a new refcount structure mends */
     uint64_t messages;
     uint64_t done, total;        /* progress */
@@ -179,7 +179,7 @@ int qcheck_stored(struct qcheck *c, struct qstored *s, uint64_t cluster, uint64_
 /* check_copied.c */
 int qcheck_copied(struct qcheck *c);
 
-/* repair.c */
+/* repair.c. A new refcount structure; what is not mended by it is in `overflows`. */
 int qcheck_rebuild(struct qcheck *c);
 int qcheck_clear_marks(struct qcheck *c);
 

@@ -302,7 +302,7 @@ static int finish_batch(struct batch *b)
             ret = walk_slowly(c, b->active, job);
         else if (b->active)
             take_stats(c, &job->stats);
-        if (b->active && !job->all_copied)
+        if (b->active && (!job->done || !job->all_copied))
             c->uncopied[job->l1_index / 64] |= UINT64_C(1) << job->l1_index % 64;
     }
     if (ret == 0)

@@ -76,18 +76,20 @@ static int plan(struct rebuild *r)
     return 0;
 }
 
-static void fill_block(const struct rebuild *r, uint64_t block, uint8_t *buf)
+static void fill_block(struct rebuild *r, uint64_t block, uint8_t *buf)
 {
     struct qcheck *c = r->c;
     uint64_t first = block * r->per_block, own = r->start + r->table + r->blocks;
+    uint64_t max = c->q->refcount_max;
 
     memset(buf, 0, c->size);
     for (uint64_t i = 0; i < r->per_block; i++) {
         uint64_t cluster = first + i;
-        uint64_t n = cluster >= r->start ? cluster < own
-                                         : MIN(qrefs_get(&c->refs, cluster), c->q->refcount_max);
+        uint64_t n = cluster >= r->start ? cluster < own : qrefs_get(&c->refs, cluster);
+        if (n > max)
+            c->overflows += n - max;
         if (n)
-            refcount_store(buf, i, c->q->refcount_order, n);
+            refcount_store(buf, i, c->q->refcount_order, MIN(n, max));
     }
 }
 
@@ -145,6 +147,7 @@ int qcheck_rebuild(struct qcheck *c)
 
     qcheck_say(c, "Rebuilding refcount structure");
     r.start = end_of_use(c);
+    c->overflows = 0;
     qcheck_uncount_refcounts(c);
     int ret = plan(&r);
     if (ret == 0)
