@@ -115,6 +115,21 @@ def test_several_sources_into_a_pipe(img, disk):
     assert result.out == disk + disk
 
 
+@pytest.mark.parametrize("args", [[], ["-c"], ["-c", "-o", "cluster_size=2M"], ["-S", "0"]], ids=" ".join)
+def test_sources_that_end_within_a_cluster_or_a_sector(img, qemu_img, tmp, rng, args):
+    for name, length in (("a", 100000), ("b", 3 * MIB + 512), ("c", 1), ("d", 70001)):
+        write_sparse(name, random_content(rng, length, 16 * KIB))
+    names = ["a", "b", "c", "d", "a"]
+    qemu_img("convert", "-f", "raw", "-O", "raw", *names, "theirs")
+    img("convert", "-f", "raw", "-O", "qcow2", *args, *names, "ours")
+    qemu_img("check", "ours")
+    qemu_img("compare", "-f", "raw", "-F", "qcow2", "theirs", "ours")
+    whole = Path("theirs").read_bytes()
+    assert img("convert", "-f", "raw", "-O", "raw", *names, "-", text=False).out == whole
+    img("convert", "-f", "raw", "-O", "raw", *names, "ours.raw")
+    same_bytes("ours.raw", whole)
+
+
 @pytest.mark.parametrize("args", [["-O", "qcow2"], ["-n", "-O", "raw"], ["-c", "-O", "qcow2"]],
                          ids=" ".join)
 def test_what_cannot_be_streamed_is_refused(img, disk, args):
@@ -162,6 +177,23 @@ def test_through_two_pipes(img, disk):
     first.stdout.close()
     assert second.wait(30) == 0 and first.wait(30) == 0
     img("compare", "-f", "raw", "-F", "qcow2", "a.raw", "out")
+
+
+def test_named_pipes(img, disk):
+    """What a shell's <(...) and >(...) give."""
+    os.mkfifo("in")
+    os.mkfifo("out")
+    done = subprocess.run(["bash", "-c", f"cat a.raw >in & '{img.path}' convert -O raw in out & cat out"],
+                          stdout=subprocess.PIPE, timeout=20, check=True)
+    assert done.stdout == disk
+    done = subprocess.run(["bash", "-c", f"'{img.path}' convert -O qcow2 <(cat a.raw) x.qcow2"],
+                          timeout=20, check=True)
+    img("compare", "-f", "raw", "-F", "qcow2", "a.raw", "x.qcow2")
+
+
+def test_into_nothing(img, disk):
+    img("convert", "-f", "raw", "-O", "raw", "a.raw", "/dev/null")
+    assert os.path.exists("/dev/null") and not os.path.isfile("/dev/null")
 
 
 def test_dd_from_and_to_pipes(img, disk):

@@ -15,6 +15,7 @@
 #include "base/macros.h"
 
 #include "args.h"
+#include "concat.h"
 #include "image.h"
 #include "output.h"
 #include "sink.h"
@@ -269,8 +270,8 @@ static int to_stdout(const struct dd *o, const struct part *p)
         complain("of=- takes a raw part of an image file, without seek=, to a file or a program");
         return 1;
     }
-    struct stream s = { .node = p->source, .offset = p->skip, .length = p->skip + p->length };
-    s.length = p->length;
+    struct concat one = { &p->source, 1 };
+    struct stream s = { .sources = &one, .offset = p->skip, .length = p->length };
     watch_total(s.length);
     return stream_out(&s, STDOUT_FILENO) < 0 ? 1 : 0;
 }

@@ -26,6 +26,7 @@
 
 #include "block/block.h"
 
+#include "concat.h"
 #include "img.h"
 #include "watch.h"
 
@@ -97,7 +98,8 @@ static int ring_begin(struct ring *ring, const struct stream *s)
         .lock = PTHREAD_MUTEX_INITIALIZER,
         .change = PTHREAD_COND_INITIALIZER,
     };
-    blk_get_limits(s->node, &ring->limits);
+    if (s->node)
+        blk_get_limits(s->node, &ring->limits);
     clock_gettime(CLOCK_MONOTONIC, &ring->began);
     for (int i = 0; i < SLOTS; i++) {
         ring->slots[i].ring = ring;
@@ -230,7 +232,7 @@ static int pump_in(struct ring *ring, struct stream *s, int fd)
         ssize_t n = read_full(fd, slot->buf, (size_t) MIN((uint64_t) SLOT_SIZE, s->length - s->moved));
         if (n < 0) {
             if (n != -ECANCELED)
-                complain("cannot read standard input: %s", strerror((int) -n));
+                complain("cannot read the stream: %s", strerror((int) -n));
             return (int) n;
         }
         if (n == 0)
@@ -246,7 +248,7 @@ static int pump_in(struct ring *ring, struct stream *s, int fd)
         memset(slot->buf + n, 0, slot->len - (size_t) n);
         submit(slot, write_job);
         s->moved += sectors;
-        watch_done(s->before + s->moved);
+        watch_done(s->moved);
         keep_rate(s, &ring->began);
     }
     return 0;
@@ -278,25 +280,15 @@ int stream_in(struct stream *s, int fd)
 
 /* ---- out ----------------------------------------------------------------------------------- */
 
-static int read_slot(const struct stream *s, struct slot *slot)
+static int read_slot(struct slot *slot)
 {
-    slot->zero = false;
-    struct blk_extent e;
-    int r = blk_extents(s->node, slot->offset, slot->len, BLK_HOLES, &e);
-    if (r < 0)
-        return r;
-    if ((e.flags & BLK_EXT_ZERO) && e.length >= slot->len) {
-        slot->zero = true;
-        return 0;
-    }
-    return blk_read(s->node, slot->offset, slot->buf, slot->len, 0);
+    return concat_read(slot->ring->stream->sources, slot->offset, slot->buf, slot->len, &slot->zero);
 }
 
 static void read_job(void *arg)
 {
     struct slot *slot = arg;
-    int r = read_slot(slot->ring->stream, slot);
-    give_back(slot, r);
+    give_back(slot, read_slot(slot));
 }
 
 static int write_full(int fd, const uint8_t *buf, size_t len)
@@ -361,19 +353,19 @@ static int pump_out(struct ring *ring, struct stream *s, int fd, bool seekable)
         struct slot *slot = &ring->slots[out % SLOTS];
         int r = wait_while_busy(slot);
         if (r < 0) {
-            complain("cannot read '%s' at offset %" PRIu64 ": %s", blk_filename(s->node),
-                     ring->failed_at, strerror(-r));
+            complain("cannot read the source at offset %" PRIu64 ": %s", ring->failed_at,
+                     strerror(-r));
             return r;
         }
         r = slot->zero ? put_zeroes(fd, slot->len, seekable) : write_full(fd, slot->buf, slot->len);
         if (r < 0) {
             if (r != -ECANCELED)
-                complain("cannot write to standard output: %s", strerror(-r));
+                complain("cannot write the stream: %s", strerror(-r));
             return r;
         }
         out++;
         s->moved += slot->len;
-        watch_done(s->before + s->moved);
+        watch_done(s->moved);
         keep_rate(s, &ring->began);
     }
     return 0;
@@ -395,7 +387,51 @@ int stream_out(struct stream *s, int fd)
     /* A hole at the end only comes to be when the file is made that long. */
     if (r == 0 && seekable && ftruncate(fd, lseek(fd, 0, SEEK_CUR)) < 0) {
         r = -errno;
-        complain("cannot write to standard output: %s", strerror(errno));
+        complain("cannot write the stream: %s", strerror(errno));
+    }
+    ring_end(&ring);
+    return r;
+}
+
+/* ---- copy ---------------------------------------------------------------------------------- */
+
+static void copy_job(void *arg)
+{
+    struct slot *slot = arg;
+    const struct ring *ring = slot->ring;
+    int r = read_slot(slot);
+    if (r == 0 && slot->zero)
+        r = write_zero_run(ring->stream, slot->offset, slot->len);
+    else if (r == 0)
+        r = write_slot(ring, slot);
+    give_back(slot, r);
+}
+
+int stream_copy(struct stream *s)
+{
+    struct ring ring;
+    int r = ring_begin(&ring, s);
+    if (r < 0)
+        complain("cannot start: %s", strerror(-r));
+    for (unsigned i = 0; r == 0 && s->moved < s->length; i = (i + 1) % SLOTS) {
+        struct slot *slot = &ring.slots[i];
+        if (wait_while_busy(slot) < 0)
+            break;
+        if (watch_stopped())
+            r = -ECANCELED;
+        slot->offset = s->moved;
+        slot->len = (size_t) MIN((uint64_t) SLOT_SIZE, s->length - s->moved);
+        if (r == 0)
+            submit(slot, copy_job);
+        s->moved += slot->len;
+        watch_done(s->moved);
+        keep_rate(s, &ring.began);
+    }
+    for (int i = 0; i < SLOTS; i++)
+        wait_while_busy(&ring.slots[i]);
+    if (r == 0 && ring.result < 0) {
+        r = ring.result;
+        complain("cannot copy at offset %" PRIu64 ": %s", ring.failed_at, strerror(-r));
     }
     ring_end(&ring);
     return r;

@@ -2,6 +2,7 @@
 #include "convert.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,7 @@
 #include "base/cleanup.h"
 
 #include "args.h"
+#include "concat.h"
 #include "image.h"
 #include "sink.h"
 #include "stream.h"
@@ -20,7 +22,8 @@ struct transfer {
     struct convert *o;
     struct blk_node **sources;
     int n;
-    bool from_pipe;   /* one source, standard input */
+    bool from_pipe;   /* one source, which cannot be read twice */
+    int in;           /* that one */
     uint64_t total;   /* bytes of all sources */
     uint64_t before;  /* of the sources that are done */
     struct blk_node *current;
@@ -39,26 +42,41 @@ static bool stdin_is_file(void)
            lseek(STDIN_FILENO, 0, SEEK_CUR) == 0;
 }
 
+/* A name that stands for bytes which go by once: a named pipe, or the /dev/fd/63 of a shell's <(...). */
+static bool is_pipe(const char *name)
+{
+    struct stat st;
+    return !name_has_protocol(name) && stat(name, &st) == 0 &&
+           (S_ISFIFO(st.st_mode) || S_ISCHR(st.st_mode) || S_ISSOCK(st.st_mode));
+}
+
+static bool open_pipe(struct transfer *t, const char *name)
+{
+    const struct convert *o = t->o;
+    if (t->n > 1) {
+        complain("'%s' is a stream, which can only be the one source", name);
+    } else if (o->format && strcmp(o->format, "raw") != 0) {
+        complain("'%s' is a stream, which can only be raw, not %s: save it to a file first", name,
+                 o->format);
+    } else {
+        t->from_pipe = true;
+        t->in = is_dash(name) ? STDIN_FILENO : open(name, O_RDONLY | O_CLOEXEC);
+        if (t->in >= 0)
+            return true;
+        complain("cannot open '%s': %s", name, strerror(errno));
+    }
+    return false;
+}
+
 static bool open_sources(struct transfer *t, char **names)
 {
     const struct convert *o = t->o;
     for (int i = 0; i < t->n; i++) {
         const char *name = names[i];
-        if (is_dash(name) && stdin_is_file()) {
+        if (is_dash(name) && stdin_is_file())
             name = "/proc/self/fd/0";
-        } else if (is_dash(name)) {
-            if (t->n > 1) {
-                complain("standard input can only be the one source");
-                return false;
-            }
-            if (o->format && strcmp(o->format, "raw") != 0) {
-                complain("standard input is a stream, which can only be raw, not %s: save it to a file first",
-                         o->format);
-                return false;
-            }
-            t->from_pipe = true;
-            return true;
-        }
+        else if (is_dash(name) || (!o->image_opts && is_pipe(name)))
+            return open_pipe(t, name);
         struct image_spec spec = {
             .name = name,
             .format = o->format,
@@ -162,7 +180,30 @@ static int fill_from_pipe(struct transfer *t, struct sink *sink, bool zero)
         /* The size was stated, so the target has it already. */
         s.grow = false;
     }
-    return stream_in(&s, STDIN_FILENO);
+    return stream_in(&s, t->in);
+}
+
+/* What is compressed must begin and end with whole clusters, which the images here do not. */
+static int fill_across(struct transfer *t, const struct concat *all, struct sink *sink, bool zero)
+{
+    const struct convert *o = t->o;
+    if (o->salvage || o->backing) {
+        complain("-c of several images goes with neither --salvage nor -B unless each, but the last, is a "
+                 "multiple of %" PRIu64 " bytes long",
+                 sink->limits.max_compressed);
+        return -EINVAL;
+    }
+    struct stream s = {
+        .node = sink->node,
+        .sources = all,
+        .length = t->total,
+        .rate_limit = o->rate,
+        .workers = (unsigned) o->workers,
+        .compress = true,
+        .skip_zeroes = zero,
+        .detect_zeroes = o->sparse > 0,
+    };
+    return stream_copy(&s);
 }
 
 /* The first bad thing is told; 0 or negative. */
@@ -172,6 +213,9 @@ static int fill(struct transfer *t, struct sink *sink)
     bool zero = o->target_is_zero || (sink->fresh && sink->limits.new_is_zero && !o->backing);
     if (t->from_pipe)
         return fill_from_pipe(t, sink, zero);
+    struct concat all = { t->sources, t->n };
+    if (o->compress && concat_is_uneven(&all, sink->limits.max_compressed))
+        return fill_across(t, &all, sink, zero);
     for (int i = 0; i < t->n; i++) {
         int r = copy_one(t, sink, t->sources[i], zero);
         if (r < 0)
@@ -245,48 +289,49 @@ static int to_image(struct transfer *t, const char *target)
     return code;
 }
 
-static bool stdout_is_fit(const struct convert *o)
+static bool pipe_is_fit(const struct convert *o, const char *name, int fd)
 {
     if (o->target_opts || strcmp(o->target_format, "raw") != 0) {
-        complain("only raw can be written to standard output: use -O raw, or give a file name");
+        complain("only raw can be written to the stream '%s': use -O raw, or give a file name", name);
     } else if (o->no_create || o->options || o->backing) {
-        complain("-n, -o and -B are for images in files, not for standard output");
-    } else if (isatty(STDOUT_FILENO)) {
-        complain("standard output is a terminal: send it to a file or a program, or give a file name");
+        complain("-n, -o and -B are for images in files, not for the stream '%s'", name);
+    } else if (isatty(fd)) {
+        complain("'%s' is a terminal: send the disk to a file or a program", name);
     } else {
         return true;
     }
     return false;
 }
 
-static int to_pipe(struct transfer *t)
+static int to_pipe(struct transfer *t, const char *name)
 {
     const struct convert *o = t->o;
-    if (!stdout_is_fit(o))
+    _cleanup_fd_ int own = is_dash(name) ? -1 : open(name, O_WRONLY | O_CLOEXEC);
+    int fd = is_dash(name) ? STDOUT_FILENO : own;
+    if (fd < 0) {
+        complain("cannot open '%s': %s", name, strerror(errno));
+        return 1;
+    }
+    if (!pipe_is_fit(o, name, fd))
         return 1;
     if (t->from_pipe) {
         struct stream s = { .rate_limit = o->rate };
-        return stream_through(&s, STDIN_FILENO, STDOUT_FILENO) < 0 ? 1 : 0;
+        return stream_through(&s, t->in, fd) < 0 ? 1 : 0;
     }
     watch_total(t->total);
-    for (int i = 0; i < t->n; i++) {
-        struct stream s = {
-            .node = t->sources[i],
-            .length = blk_size(t->sources[i]),
-            .before = t->before,
-            .rate_limit = o->rate,
-            .workers = (unsigned) o->workers,
-        };
-        if (stream_out(&s, STDOUT_FILENO) < 0)
-            return 1;
-        t->before += s.length;
-    }
-    return 0;
+    struct concat all = { t->sources, t->n };
+    struct stream s = {
+        .sources = &all,
+        .length = t->total,
+        .rate_limit = o->rate,
+        .workers = (unsigned) o->workers,
+    };
+    return stream_out(&s, fd) < 0 ? 1 : 0;
 }
 
 int convert(struct convert *o, char **sources, int n, const char *target)
 {
-    struct transfer t = { .o = o, .n = n };
+    struct transfer t = { .o = o, .n = n, .in = -1 };
     t.sources = calloc((size_t) n, sizeof(struct blk_node *));
     if (!t.sources) {
         complain("out of memory");
@@ -294,9 +339,12 @@ int convert(struct convert *o, char **sources, int n, const char *target)
     }
     int code = 1;
     if (open_sources(&t, sources))
-        code = is_dash(target) ? to_pipe(&t) : to_image(&t, target);
+        code = is_dash(target) || (!o->no_create && is_pipe(target)) ? to_pipe(&t, target)
+                                                                     : to_image(&t, target);
     for (int i = 0; i < n; i++)
         image_drop(&t.sources[i]);
     free(t.sources);
+    if (t.in > STDIN_FILENO)
+        close(t.in);
     return code;
 }

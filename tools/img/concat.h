@@ -1,0 +1,25 @@
+/* Several images one behind the other, each made up to whole sectors, read as if they were one. */
+#ifndef IMG_CONCAT_H
+#define IMG_CONCAT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct blk_node;
+
+struct concat {
+    struct blk_node *const *nodes;
+    int n;
+};
+
+uint64_t concat_size(const struct concat *c);
+
+/* Fills buf, from any thread; *zero: there was nothing but zeroes by what the images say, and buf was not
+ * touched. 0 or -errno. */
+int concat_read(const struct concat *c, uint64_t offset, void *buf, size_t len, bool *zero);
+
+/* A boundary between two images lies off multiples of unit. */
+bool concat_is_uneven(const struct concat *c, uint64_t unit);
+
+#endif
