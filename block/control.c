@@ -94,16 +94,19 @@ static struct blk_node *own_file(struct blk_node *n)
     return n;
 }
 
-static int info_generic(struct blk_node *n, struct blk_info *out)
+int64_t node_actual_size(struct blk_node *n)
 {
     struct blk_node *file = own_file(n);
+    return file->drv->actual_size ? file->drv->actual_size(file) : -ENOTSUP;
+}
+
+static int info_generic(struct blk_node *n, struct blk_info *out)
+{
+    int64_t actual = node_actual_size(n);
 
     out->virtual_size = atomic_load(&n->size);
-    if (file->drv->actual_size) {
-        int64_t actual = file->drv->actual_size(file);
-        out->actual_size_known = actual >= 0;
-        out->actual_size = actual >= 0 ? (uint64_t) actual : 0;
-    }
+    out->actual_size_known = actual >= 0;
+    out->actual_size = actual >= 0 ? (uint64_t) actual : 0;
     if (copy_text(&out->filename, n->filename) < 0 || copy_text(&out->format, n->drv->name) < 0 ||
         copy_text(&out->backing_filename, n->backing_filename) < 0 ||
         copy_text(&out->full_backing_filename, n->backing_resolved) < 0 ||

@@ -47,6 +47,10 @@ struct mapping {
     uint64_t cookie;               /* the driver's own, handed back to decode */
 };
 
+/* A flag of map_read beside BLK_NOWAIT: asked for block status, not to read. Only then maybe_holes
+ * matters, and the driver may take time to find it out. */
+enum { MAP_STATUS = 1 << 16 };
+
 enum write_kind {
     WRITE_IN_PLACE, /* storage exists and is published: just write there */
     WRITE_NEW,      /* reserved, not published: edges first, then write_end */
@@ -195,6 +199,9 @@ struct node_limits *node_limits(struct blk_node *n); /* to fill in open */
 int node_set_backing(struct blk_node *n, const char *filename, const char *format);
 /* Leaves: the name as one would open it again. Copied; 0 or -ENOMEM. */
 int node_set_filename(struct blk_node *n, const char *filename);
+
+/* Bytes that the leaf below takes on the disk, -ENOTSUP when nobody knows. */
+int64_t node_actual_size(struct blk_node *n);
 
 /* Something the user should know although the operation goes on (block.h, warnings). */
 void node_warn(struct blk_node *n, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -29,7 +29,7 @@
 static int map(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags, struct mapping *m)
 {
     driver_lock(n);
-    int ret = n->drv->map_read(n, off, len, flags & BLK_NOWAIT, m);
+    int ret = n->drv->map_read(n, off, len, flags & (BLK_NOWAIT | MAP_STATUS), m);
     driver_unlock(n);
     return ret;
 }
@@ -468,7 +468,7 @@ int mapped_extents(struct blk_node *n, uint64_t off, uint64_t len, unsigned flag
                    struct blk_extent *out)
 {
     struct mapping m = { .kind = MAP_ZERO };
-    int ret = map(n, off, len, flags, &m);
+    int ret = map(n, off, len, flags | (flags & BLK_HOLES ? 0 : MAP_STATUS), &m);
 
     if (ret < 0)
         return ret;

@@ -77,6 +77,20 @@ static int touch_slices(struct qcow2 *q, uint64_t first, uint64_t count)
     return 0;
 }
 
+/* On a device: the first gap that is large enough, as far as one refcount slice tells. */
+static int alloc_gap(struct qcow2 *q, uint64_t count, uint64_t *host, bool *fresh)
+{
+    uint64_t hint = q->alloc_hint, got;
+    int ret;
+
+    while ((ret = qcow2_alloc(q, count, host, &got, fresh)) == 0 && got < count) {
+        qcow2_release(q, *host, got << q->cluster_bits);
+        q->alloc_hint = cluster_of(q, *host) + got;
+    }
+    q->alloc_hint = MIN(hint, q->alloc_hint); /* the gaps that were too small are still free */
+    return ret;
+}
+
 int qcow2_alloc_exact(struct qcow2 *q, uint64_t count, uint64_t *host, bool *fresh)
 {
     uint64_t got;
@@ -84,10 +98,11 @@ int qcow2_alloc_exact(struct qcow2 *q, uint64_t count, uint64_t *host, bool *fre
     if (count == 1)
         return qcow2_alloc(q, 1, host, &got, fresh);
 
+    if (!q->grows)
+        return alloc_gap(q, count, host, fresh);
+
     /* Behind everything: a table of many clusters seldom finds a gap. */
     uint64_t first = cluster_of(q, q->fresh);
-    if (room_from(q, first) < count)
-        return -ENOSPC;
     int ret = qcow2_ref_cover(q, first, count);
     if (ret == 1)
         return TABLE_RELOCKED;
@@ -103,7 +118,7 @@ int qcow2_alloc_exact(struct qcow2 *q, uint64_t count, uint64_t *host, bool *fre
         c += n;
     }
     *host = first << q->cluster_bits;
-    *fresh = q->grows;
+    *fresh = true;
     q->fresh = MAX(q->fresh, (first + count) << q->cluster_bits);
     return 0;
 }

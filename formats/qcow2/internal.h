@@ -19,6 +19,10 @@ int qcow2_reload(struct qcow2 *q, struct error **err);
 int qcow2_map_read(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags,
                    struct mapping *out);
 
+/* Without locks: clusters were mapped without being written (preallocation=metadata), so that data may be a hole
+ * of the file. Found out once; takes reading the refcounts. */
+bool qcow2_reserved_ahead(struct qcow2 *q);
+
 /* The slice that holds the L2 entry of `guest`, and the entry's index in it. The lock is held.
  * 0, TABLE_RELOCKED, -ENOENT (no L2 table), or an error. */
 int qcow2_l2_slice(struct qcow2 *q, uint64_t guest, bool exclusive, bool nowait, uint8_t **slice,

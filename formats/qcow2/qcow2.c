@@ -217,6 +217,7 @@ static void init_locks(struct qcow2 *q)
     pthread_rwlock_init(&q->lock, &attr);
     pthread_rwlockattr_destroy(&attr);
     pthread_mutex_init(&q->commit_lock, NULL);
+    pthread_mutex_init(&q->ahead_lock, NULL);
 }
 
 static void free_all(struct qcow2 *q)
@@ -228,6 +229,7 @@ static void free_all(struct qcow2 *q)
     vector_free(&q->quarantine);
     free(q->l1);
     free(q->reftable);
+    pthread_mutex_destroy(&q->ahead_lock);
     pthread_mutex_destroy(&q->commit_lock);
     pthread_rwlock_destroy(&q->lock);
 }

@@ -6,6 +6,7 @@
  *   header.c   the header and its extensions, and changing single fields of it
  *   entry.h    what an L2 entry says
  *   map.c      map_read: guest offset to place
+ *   reserved.c whether the file has holes under mapped clusters
  *   write.c    write_begin, write_end, zero_range, discard_range
  *   refcount.c refcounts: reading, changing, growing the table
  *   alloc.c    finding free clusters
@@ -177,6 +178,9 @@ struct qcow2 {
     bool unsynced;                /* data was written to new clusters since the last commit */
 
     pthread_mutex_t commit_lock;
+
+    pthread_mutex_t ahead_lock; /* guards what follows: see reserved.c */
+    bool ahead_known, ahead;
 };
 
 /* ---- geometry -------------------------------------------------------------------------------- */
