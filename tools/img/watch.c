@@ -92,10 +92,10 @@ static void clock_text(double seconds, char *buf, size_t size)
 static void draw_bar(void)
 {
     struct state s = look();
-    char left[32], tail[256];
+    char left[32], tail[512];
     clock_text(s.left, left, sizeof(left));
     if (s.total) {
-        (void) snprintf(tail, sizeof(tail), " %5.1f%%  %s/s  %s left", s.percent,
+        snprintf(tail, sizeof(tail), " %5.1f%%  %s/s  %s left", s.percent,
                  human_size((uint64_t) s.rate).s, left);
     } else {
         snprintf(tail, sizeof(tail), " %s  %s/s", human_size(s.done).s, human_size((uint64_t) s.rate).s);
