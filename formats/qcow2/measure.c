@@ -14,7 +14,7 @@ static int count_data(struct blk_node *src, uint32_t cluster_bits, uint64_t *out
 
     for (uint64_t at = 0; at < size;) {
         struct blk_extent e;
-        int ret = blk_extents(src, at, size - at, BLK_HOLES, &e);
+        int ret = blk_extents(src, at, size - at, 0, &e);
         if (ret < 0)
             return error_set(err, -ret, "could not find out where %s has data: %s",
                              blk_filename(src), strerror(-ret));
