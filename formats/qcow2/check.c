@@ -263,6 +263,8 @@ static int compare_and_mend(struct qcheck *c)
     }
     if (!c->fix || (out->corruptions == before + c->overflows && !out->leaks))
         return 0;
+    if (out->leaks && c->lost_snapshot)
+        qcheck_say(c, "Leaked clusters stay: they may be what the damaged snapshot holds");
     out->corruptions = before + c->overflows;
     out->leaks = 0;
     ret = qcheck_compare(c, true);

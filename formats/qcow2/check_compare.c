@@ -169,6 +169,8 @@ static bool judge(struct qcheck *c, uint64_t cluster, uint64_t stored, uint64_t 
     ++*count;
     if (stored == 0)
         c->rebuild = true;
+    if (mend && leak && !fix && c->lost_snapshot)
+        return false; /* said before, and why it stays */
     qcheck_say(c, "%s cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64,
                fix ? "Repairing" : leak ? "Leaked" : "ERROR", cluster, stored, here);
     return fix;

@@ -47,8 +47,10 @@ static bool table_good(const struct qcheck *c, const uint8_t *table)
         if ((e & QE_COMPRESSED) || !entry_host(e))
             continue;
         uint64_t cluster = entry_host(e) >> c->bits;
-        if (cluster >= c->clusters ||
-            (qrefs_get(&c->refs, cluster) == 1) != ((e & QE_COPIED) != 0))
+        if (cluster >= c->clusters)
+            return false;
+        uint64_t refcount = MIN(qrefs_get(&c->refs, cluster), c->q->refcount_max);
+        if ((refcount == 1) != ((e & QE_COPIED) != 0))
             return false;
     }
     return true;
@@ -173,7 +175,7 @@ static int wants_look(struct copied *k, uint32_t i)
 
     if (!c->differ && !c->shared && !(c->uncopied[i / 64] >> i % 64 & 1))
         return 0;
-    if (qcheck_outside(c, offset, c->size))
+    if (offset >= c->file_len)
         return 0;
     if (offset % c->size) {
         size_t before = k->odd.used;

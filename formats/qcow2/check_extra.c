@@ -237,7 +237,7 @@ static int count_block(struct qcheck *c, uint32_t i)
     } else if (place >> c->bits >= c->clusters) {
         bool mend = qcheck_fixes(c, BLK_FIX_ERRORS);
         qcheck_finding(c, mend, "refcount block %" PRIu32 " is outside image", i);
-        c->rebuild = true;
+        c->rebuild = c->rebuild || mend; /* -r leaks can do without */
         c->rebuild_findings += !mend;
         return 0;
     } else {

@@ -337,16 +337,19 @@ static int add_entry(struct batch *b, uint64_t index, uint64_t entry)
 
     if (entry & L1E_RESERVED)
         qcheck_finding(c, false, "found L1 entry with reserved bits set: %" PRIx64, entry);
-    if (!offset)
+    if (!offset) {
+        if (!(entry & L1E_RESERVED))
+            qcheck_finding(c, false, "found L1 entry without a table: %" PRIx64, entry);
         return 0;
-    bool there = qcheck_count(c, offset, c->size);
+    }
+    qcheck_count(c, offset, c->size);
     if (offset % c->size) {
         c->out->corruptions++;
         qcheck_say(c, "ERROR l2_offset=%" PRIx64 ": Table is not cluster aligned; L1 entry "
                    "corrupted", offset);
     }
-    if (!there)
-        return 0;
+    if (offset >= c->file_len)
+        return 0; /* all zero */
     int ret = note_table(c, offset, b->active);
     if (ret != 0)
         return MIN(ret, 0);
