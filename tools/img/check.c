@@ -64,17 +64,17 @@ static void print_json(struct blk_node *node, const char *filename, const struct
 {
     json_t *o = json_object();
     add_count(o, "image-end-offset", c->image_end_offset);
+    add_count(o, "compressed-clusters", c->compressed_clusters);
     add_count(o, "total-clusters", c->total_clusters);
     add_count(o, "corruptions", c->corruptions);
     add_count(o, "corruptions-fixed", c->corruptions_fixed);
     output_add(o, "check-errors", json_integer((json_int_t) c->check_errors));
     add_count(o, "leaks", c->leaks);
     add_count(o, "leaks-fixed", c->leaks_fixed);
-    add_count(o, "compressed-clusters", c->compressed_clusters);
-    add_count(o, "fragmented-clusters", c->fragmented_clusters);
     add_count(o, "allocated-clusters", c->allocated_clusters);
     output_add(o, "filename", output_string(filename));
     output_add(o, "format", output_string(blk_format(node)));
+    add_count(o, "fragmented-clusters", c->fragmented_clusters);
     output_json(o);
     json_decref(o);
 }

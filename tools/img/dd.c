@@ -192,7 +192,7 @@ static int skip_stream(uint64_t skip)
     return buf ? 0 : -ENOMEM;
 }
 
-static int move(const struct dd *o, const struct part *p, struct sink *sink, uint64_t *moved)
+static int move(const struct part *p, struct sink *sink, uint64_t *moved)
 {
     bool zero = sink->fresh && sink->limits.new_is_zero;
     if (!p->source) {
@@ -202,7 +202,7 @@ static int move(const struct dd *o, const struct part *p, struct sink *sink, uin
             .length = p->length,
             .grow = true,
             .skip_zeroes = zero,
-            .detect_zeroes = o->sparse,
+            .detect_zeroes = true,
         };
         int r = skip_stream(p->skip);
         if (r == 0)
@@ -216,7 +216,7 @@ static int move(const struct dd *o, const struct part *p, struct sink *sink, uin
         .src_offset = p->skip,
         .dst_offset = p->seek,
         .length = p->length,
-        .min_sparse = o->sparse ? 4096 : 0,
+        .min_sparse = 4096, /* conv=sparse or not: nobody misses zeroes that are not written */
         .dst_is_zero = zero,
         .progress = step,
     };
@@ -282,7 +282,7 @@ static int to_image(const struct dd *o, const struct part *p, uint64_t *moved)
     int code = 1;
     if (open_sink(o, p, &sink)) {
         watch_total(p->source ? p->length : 0);
-        int r = move(o, p, &sink, moved);
+        int r = move(p, &sink, moved);
         if (r == 0 && !watch_stopped() && sink_finish(&sink))
             code = 0;
     }

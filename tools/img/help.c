@@ -115,9 +115,9 @@ static void print_dd_operands(void)
         { "count=N", "copy so many blocks at most" },
         { "skip=N", "leave out so many blocks of the source" },
         { "seek=N", "begin so many blocks into the target" },
-        { "conv=WORDS", "notrunc: change a part of an existing target; sparse: look for zeroes; "
-                        "fsync, fdatasync: bring it to the disk (always done); nocreat, excl: the target must "
-                        "exist, must not exist" },
+        { "conv=WORDS", "notrunc: change a part of an existing target; nocreat, excl: the target must "
+                        "exist, must not exist; sparse, fsync, fdatasync: leave zeroes out, bring it to "
+                        "the disk (both are always done)" },
         { "status=HOW", "none, noxfer or progress" },
     };
     puts("\nOperands:");

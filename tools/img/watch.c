@@ -1,8 +1,6 @@
 #include "watch.h"
 
 #include <errno.h>
-#include <langinfo.h>
-#include <locale.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -11,13 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/ioctl.h>
 #include <sys/signalfd.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/human.h"
+#include "base/strbuf.h"
 
 #include "img.h"
 #include "term.h"
@@ -92,16 +90,16 @@ static void clock_text(double seconds, char *buf, size_t size)
 static void draw_bar(void)
 {
     struct state s = look();
-    char left[32], tail[512];
-    clock_text(s.left, left, sizeof(left));
+    _cleanup_strbuf_ struct strbuf tail = STRBUF_INIT;
     if (s.total) {
-        snprintf(tail, sizeof(tail), " %5.1f%%  %s/s  %s left", s.percent,
-                 human_size((uint64_t) s.rate).s, left);
+        char left[32];
+        clock_text(s.left, left, sizeof(left));
+        strbuf_addf(&tail, " %5.1f%%  %s/s  %s left", s.percent, human_size((uint64_t) s.rate).s, left);
     } else {
-        snprintf(tail, sizeof(tail), " %s  %s/s", human_size(s.done).s, human_size((uint64_t) s.rate).s);
+        strbuf_addf(&tail, "%s  %s/s", human_size(s.done).s, human_size((uint64_t) s.rate).s);
     }
     unsigned columns = term_columns(STDERR_FILENO);
-    size_t used = strlen(watch.verb) + 3 + strlen(tail) + 1;
+    size_t used = strlen(watch.verb) + 1 + tail.len + 1;
     size_t width = columns > used + 4 ? columns - used : 4;
     if (width > 60)
         width = 60;
@@ -110,7 +108,7 @@ static void draw_bar(void)
     fprintf(stderr, "\r%s ", watch.verb);
     for (size_t i = 0; s.total && i < width; i++)
         fputs(i < full ? on : off, stderr);
-    fprintf(stderr, "%s\033[K", tail);
+    fprintf(stderr, "%s\033[K", strbuf_text(&tail));
     fflush(stderr);
     watch.bar_shown = true;
 }
