@@ -303,7 +303,7 @@ def test_deep_chain(img, qemu_img, tmp):
 # ---------------------------------------------------------------- what comes later is refused
 
 @pytest.mark.parametrize("options", ["data_file=ext.raw", "extended_l2=on",
-                                     "encrypt.format=luks,encrypt.key-secret=s"])
+                                     "encrypt.format=aes,encrypt.key-secret=s"])
 def test_feature_of_a_later_version(img, qemu_img, tmp, options):
     """Read right, or refused with a sentence; never misread."""
     secret = ["--object", "secret,id=s,data=x"] if "encrypt" in options else []

@@ -206,8 +206,8 @@ def verdict(result):
         "total-clusters", "allocated-clusters", "compressed-clusters")}
 
 
-def check(tool, path, *options):
-    return tool("check", "--output=json", *options, path, code=(0, 1, 2, 3, 63))
+def check(tool, path, *options, **limits):
+    return tool("check", "--output=json", *options, path, code=(0, 1, 2, 3, 63), **limits)
 
 
 def content_of(tool, path):
