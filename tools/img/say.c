@@ -2,6 +2,7 @@
  * that lines of several threads do not mix. */
 #include "img.h"
 
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +14,8 @@
 #include "say.h"
 #include "watch.h"
 
+/* The watcher's thread speaks, too. */
+static pthread_mutex_t alias_lock = PTHREAD_MUTEX_INITIALIZER;
 static const char *alias_work, *alias_name;
 
 const char *program = "img";
@@ -20,21 +23,27 @@ bool as_qemu;
 
 void say_alias(const char *work, const char *name)
 {
+    LOCK_SCOPE(&alias_lock);
     alias_work = work;
     alias_name = name;
+}
+
+static void add_with_alias(struct strbuf *out, const char *p)
+{
+    LOCK_SCOPE(&alias_lock);
+    for (const char *hit; alias_work && (hit = strstr(p, alias_work));
+         p = hit + strlen(alias_work)) {
+        strbuf_addn(out, p, (size_t) (hit - p));
+        strbuf_add(out, alias_name);
+    }
+    strbuf_add(out, p);
 }
 
 static void emit(struct strbuf *line)
 {
     strbuf_addc(line, '\n');
     _cleanup_strbuf_ struct strbuf shown = STRBUF_INIT;
-    const char *p = strbuf_text(line);
-    for (const char *hit; alias_work && (hit = strstr(p, alias_work));
-         p = hit + strlen(alias_work)) {
-        strbuf_addn(&shown, p, (size_t) (hit - p));
-        strbuf_add(&shown, alias_name);
-    }
-    strbuf_add(&shown, p);
+    add_with_alias(&shown, strbuf_text(line));
     watch_hide();
     fflush(stdout);
     fputs(line->failed || shown.failed ? "out of memory\n" : strbuf_text(&shown), stderr);

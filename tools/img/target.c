@@ -1,12 +1,13 @@
 /* Only one target exists at a time, so that the signal watcher can remove it: `doomed` is its hidden
- * name, or NULL. It is set before the file exists and cleared after it has its final name.
+ * name, or NULL. It is set before the file exists and cleared after it has its final name. The watcher
+ * keeps the lock when it leaves in haste, so that the name is not freed under its hands.
  */
 #include "target.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
-#include <stdatomic.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,13 +23,20 @@
 #include "say.h"
 #include "watch.h"
 
-static _Atomic(const char *) doomed;
+static pthread_mutex_t doomed_lock = PTHREAD_MUTEX_INITIALIZER;
+static const char *doomed;
+
+static void set_doomed(const char *name)
+{
+    LOCK_SCOPE(&doomed_lock);
+    doomed = name;
+}
 
 static void leave(void)
 {
-    const char *name = atomic_load(&doomed);
-    if (name)
-        unlink(name);
+    pthread_mutex_lock(&doomed_lock); /* for good */
+    if (doomed)
+        unlink(doomed);
 }
 
 bool name_has_protocol(const char *name)
@@ -97,11 +105,11 @@ static bool make_hidden(struct target *t)
     t->hidden = hidden_name(t->path);
     if (!t->hidden)
         return false;
-    atomic_store(&doomed, t->hidden);
+    set_doomed(t->hidden);
     t->fd = open(t->hidden, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
     if (t->fd < 0) {
         int saved = errno;
-        atomic_store(&doomed, NULL);
+        set_doomed(NULL);
         free(t->hidden);
         t->hidden = NULL;
         errno = saved;
@@ -185,7 +193,7 @@ static int link_nameless(struct target *t)
     t->hidden = hidden_name(t->path);
     if (!t->hidden)
         return -ENOMEM;
-    atomic_store(&doomed, t->hidden);
+    set_doomed(t->hidden);
     if (linkat(AT_FDCWD, t->work, AT_FDCWD, t->hidden, AT_SYMLINK_FOLLOW) < 0)
         return -errno;
     return rename(t->hidden, t->path) < 0 ? -errno : 0;
@@ -218,7 +226,7 @@ bool target_publish(struct target *t, bool durable)
         complain("cannot give the finished file its name '%s': %s", t->name, strerror(-r));
         return false;
     }
-    atomic_store(&doomed, NULL);
+    set_doomed(NULL);
     free(t->hidden);
     t->hidden = NULL;
     if (durable)
@@ -230,7 +238,7 @@ void target_end(struct target *t)
 {
     if (t->hidden) {
         unlink(t->hidden);
-        atomic_store(&doomed, NULL);
+        set_doomed(NULL);
     }
     watch_guard(NULL);
     image_drop(&t->holder);
