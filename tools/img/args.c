@@ -80,27 +80,27 @@ static const char *spelling(const struct arg_def *def, char *buf, size_t size)
 
 static bool store(const struct arg_def *def, const char *value, void *dst)
 {
-    void *at = (char *) dst + def->at;
+    void *at = (char *)dst + def->at;
     char name[64];
     switch (def->kind) {
     case ARG_FLAG:
-        *(bool *) at = true;
+        *(bool *)at = true;
         return true;
     case ARG_OPTIONAL:
         if (!value) {
-            *(const char **) at = "";
+            *(const char **)at = "";
             return true;
         }
         /* fall through */
     case ARG_CHOICE:
         if (!word_in(value, def->hint)) {
-            complain("%s is '%s', but it may be one of %s", spelling(def, name, sizeof(name)), value,
-                     def->hint);
+            complain("%s is '%s', but it may be one of %s", spelling(def, name, sizeof(name)),
+                     value, def->hint);
             return false;
         }
         /* fall through */
     case ARG_TEXT:
-        *(const char **) at = value;
+        *(const char **)at = value;
         return true;
     case ARG_JOIN: {
         char **list = at;

@@ -13,25 +13,25 @@
 struct command;
 
 enum arg_kind {
-    ARG_FLAG,    /* bool */
-    ARG_TEXT,    /* const char *, part of argv */
-    ARG_CHOICE,  /* const char *, one of hint's words */
-    ARG_JOIN,    /* char *, allocated: several are joined with commas */
-    ARG_SIZE,    /* uint64_t, with suffixes */
-    ARG_NUMBER,  /* uint64_t */
-    ARG_IGNORED, /* taken and forgotten */
+    ARG_FLAG,     /* bool */
+    ARG_TEXT,     /* const char *, part of argv */
+    ARG_CHOICE,   /* const char *, one of hint's words */
+    ARG_JOIN,     /* char *, allocated: several are joined with commas */
+    ARG_SIZE,     /* uint64_t, with suffixes */
+    ARG_NUMBER,   /* uint64_t */
+    ARG_IGNORED,  /* taken and forgotten */
     ARG_OPTIONAL, /* as ARG_CHOICE, but --name alone gives "" */
 };
 
 struct arg_def {
-    char letter;       /* 0: only long */
-    const char *name;  /* NULL: only short */
+    char letter;      /* 0: only long */
+    const char *name; /* NULL: only short */
     enum arg_kind kind;
     size_t at;         /* offsetof the member */
     const char *value; /* how help calls the value; NULL for flags */
     const char *hint;  /* for completion: "@format", "@file", "@cache", "@options" or "a|b|c" */
     const char *help;
-    const char *what;  /* sizes and numbers: how a complaint calls it */
+    const char *what; /* sizes and numbers: how a complaint calls it */
 };
 
 /* Parses argv[1...] of a subcommand. True: go on, with the operands in argv[*first..argc-1].
@@ -55,29 +55,48 @@ bool parse_size(const char *text, const char *what, uint64_t *out);
 bool parse_number(const char *text, const char *what, uint64_t *out);
 
 /* Rows that several commands have. */
-#define ARGS_OBJECT                                                                                \
-    { .name = "object", .kind = ARG_IGNORED, .value = "OBJECTDEF",                                 \
-      .help = "a secret or other object, as qemu-img takes it (nothing uses it yet)" }
-#define ARGS_FORMAT(type, member)                                                                  \
-    { .letter = 'f', .name = "format", .kind = ARG_TEXT, .at = offsetof(type, member),             \
-      .value = "FMT", .hint = "@format", .help = "format of the image; guessed when not given" }
-#define ARGS_IMAGE_OPTS(type, member)                                                              \
-    { .name = "image-opts", .kind = ARG_FLAG, .at = offsetof(type, member),                        \
-      .help = "FILENAME is a description: driver=qcow2,file.filename=disk.qcow2" }
-#define ARGS_SHARE(type, member)                                                                   \
-    { .letter = 'U', .name = "force-share", .kind = ARG_FLAG, .at = offsetof(type, member),        \
-      .help = "open it although others may be writing to it" }
-#define ARGS_QUIET(type, member)                                                                   \
-    { .letter = 'q', .name = "quiet", .kind = ARG_FLAG, .at = offsetof(type, member),              \
-      .help = "print nothing but errors" }
-#define ARGS_OUTPUT(type, member)                                                                  \
-    { .name = "output", .kind = ARG_CHOICE, .at = offsetof(type, member), .value = "OFMT",         \
-      .hint = "human|json", .help = "print for people or as JSON" }
-#define ARGS_PROGRESS(type, flag, mode)                                                            \
-    { .letter = 'p', .kind = ARG_FLAG, .at = offsetof(type, flag),                                 \
-      .help = "show progress in percent, as qemu-img does" },                                      \
-    { .name = "progress", .kind = ARG_OPTIONAL, .at = offsetof(type, mode), .value = "HOW",        \
-      .hint = "bar|qemu|json|none", .help = "how progress is shown; -p when HOW is missing" }
-#define ARGS_END { .help = NULL }
+#define ARGS_OBJECT                                                                    \
+    {                                                                                  \
+        .name = "object", .kind = ARG_IGNORED, .value = "OBJECTDEF",                   \
+        .help = "a secret or other object, as qemu-img takes it (nothing uses it yet)" \
+    }
+#define ARGS_FORMAT(type, member)                                                                \
+    {                                                                                            \
+        .letter = 'f', .name = "format", .kind = ARG_TEXT, .at = offsetof(type, member),         \
+        .value = "FMT", .hint = "@format", .help = "format of the image; guessed when not given" \
+    }
+#define ARGS_IMAGE_OPTS(type, member)                                              \
+    {                                                                              \
+        .name = "image-opts", .kind = ARG_FLAG, .at = offsetof(type, member),      \
+        .help = "FILENAME is a description: driver=qcow2,file.filename=disk.qcow2" \
+    }
+#define ARGS_SHARE(type, member)                                                              \
+    {                                                                                         \
+        .letter = 'U', .name = "force-share", .kind = ARG_FLAG, .at = offsetof(type, member), \
+        .help = "open it although others may be writing to it"                                \
+    }
+#define ARGS_QUIET(type, member)                                                        \
+    {                                                                                   \
+        .letter = 'q', .name = "quiet", .kind = ARG_FLAG, .at = offsetof(type, member), \
+        .help = "print nothing but errors"                                              \
+    }
+#define ARGS_OUTPUT(type, member)                                                            \
+    {                                                                                        \
+        .name = "output", .kind = ARG_CHOICE, .at = offsetof(type, member), .value = "OFMT", \
+        .hint = "human|json", .help = "print for people or as JSON"                          \
+    }
+#define ARGS_PROGRESS(type, flag, mode)                                                       \
+    { .letter = 'p',                                                                          \
+      .kind = ARG_FLAG,                                                                       \
+      .at = offsetof(type, flag),                                                             \
+      .help = "show progress in percent, as qemu-img does" },                                 \
+    {                                                                                         \
+        .name = "progress", .kind = ARG_OPTIONAL, .at = offsetof(type, mode), .value = "HOW", \
+        .hint = "bar|qemu|json|none", .help = "how progress is shown; -p when HOW is missing" \
+    }
+#define ARGS_END     \
+    {                \
+        .help = NULL \
+    }
 
 #endif

@@ -26,36 +26,96 @@ struct bench {
 };
 
 static const struct arg_def args[] = {
-    { .letter = 'c', .name = "count", .kind = ARG_NUMBER, .at = offsetof(struct bench, count),
-      .value = "COUNT", .help = "requests in all (75000)", .what = "request count" },
-    { .letter = 'd', .name = "depth", .kind = ARG_NUMBER, .at = offsetof(struct bench, depth),
-      .value = "DEPTH", .help = "requests at the same time (64)", .what = "queue depth" },
-    { .letter = 's', .name = "buffer-size", .kind = ARG_SIZE, .at = offsetof(struct bench, size),
-      .value = "SIZE", .help = "bytes of a request (4k)", .what = "buffer size" },
-    { .letter = 'S', .name = "step-size", .kind = ARG_SIZE, .at = offsetof(struct bench, step),
-      .value = "STEP", .help = "from the start of one request to the next (the size)",
+    { .letter = 'c',
+      .name = "count",
+      .kind = ARG_NUMBER,
+      .at = offsetof(struct bench, count),
+      .value = "COUNT",
+      .help = "requests in all (75000)",
+      .what = "request count" },
+    { .letter = 'd',
+      .name = "depth",
+      .kind = ARG_NUMBER,
+      .at = offsetof(struct bench, depth),
+      .value = "DEPTH",
+      .help = "requests at the same time (64)",
+      .what = "queue depth" },
+    { .letter = 's',
+      .name = "buffer-size",
+      .kind = ARG_SIZE,
+      .at = offsetof(struct bench, size),
+      .value = "SIZE",
+      .help = "bytes of a request (4k)",
+      .what = "buffer size" },
+    { .letter = 'S',
+      .name = "step-size",
+      .kind = ARG_SIZE,
+      .at = offsetof(struct bench, step),
+      .value = "STEP",
+      .help = "from the start of one request to the next (the size)",
       .what = "step size" },
-    { .letter = 'o', .name = "offset", .kind = ARG_SIZE, .at = offsetof(struct bench, offset),
-      .value = "OFFSET", .help = "where the first request goes (0)", .what = "offset" },
-    { .letter = 'w', .name = "write", .kind = ARG_FLAG, .at = offsetof(struct bench, write),
+    { .letter = 'o',
+      .name = "offset",
+      .kind = ARG_SIZE,
+      .at = offsetof(struct bench, offset),
+      .value = "OFFSET",
+      .help = "where the first request goes (0)",
+      .what = "offset" },
+    { .letter = 'w',
+      .name = "write",
+      .kind = ARG_FLAG,
+      .at = offsetof(struct bench, write),
       .help = "write; what the image holds is lost" },
-    { .name = "mixed", .kind = ARG_NUMBER, .at = offsetof(struct bench, mixed), .value = "PERCENT",
-      .help = "so many reads of a hundred requests, the rest are writes", .what = "share of reads" },
-    { .name = "random", .kind = ARG_FLAG, .at = offsetof(struct bench, random),
+    { .name = "mixed",
+      .kind = ARG_NUMBER,
+      .at = offsetof(struct bench, mixed),
+      .value = "PERCENT",
+      .help = "so many reads of a hundred requests, the rest are writes",
+      .what = "share of reads" },
+    { .name = "random",
+      .kind = ARG_FLAG,
+      .at = offsetof(struct bench, random),
       .help = "requests go to places picked at random" },
-    { .name = "seed", .kind = ARG_NUMBER, .at = offsetof(struct bench, seed), .value = "N",
-      .help = "of the random places (1)", .what = "seed" },
-    { .name = "pattern", .kind = ARG_NUMBER, .at = offsetof(struct bench, pattern), .value = "BYTE",
-      .help = "what is written (0)", .what = "pattern byte" },
-    { .name = "flush-interval", .kind = ARG_NUMBER, .at = offsetof(struct bench, flush_interval),
-      .value = "N", .help = "flush after every N writes", .what = "flush interval" },
-    { .name = "no-drain", .kind = ARG_FLAG, .at = offsetof(struct bench, no_drain),
+    { .name = "seed",
+      .kind = ARG_NUMBER,
+      .at = offsetof(struct bench, seed),
+      .value = "N",
+      .help = "of the random places (1)",
+      .what = "seed" },
+    { .name = "pattern",
+      .kind = ARG_NUMBER,
+      .at = offsetof(struct bench, pattern),
+      .value = "BYTE",
+      .help = "what is written (0)",
+      .what = "pattern byte" },
+    { .name = "flush-interval",
+      .kind = ARG_NUMBER,
+      .at = offsetof(struct bench, flush_interval),
+      .value = "N",
+      .help = "flush after every N writes",
+      .what = "flush interval" },
+    { .name = "no-drain",
+      .kind = ARG_FLAG,
+      .at = offsetof(struct bench, no_drain),
       .help = "do not let running requests end before a flush" },
-    { .letter = 't', .name = "cache", .kind = ARG_TEXT, .at = offsetof(struct bench, cache),
-      .value = "CACHE", .hint = "@cache", .help = "cache mode (writeback)" },
-    { .letter = 'i', .name = "aio", .kind = ARG_CHOICE, .at = offsetof(struct bench, aio),
-      .value = "AIO", .hint = "threads|native|io_uring", .help = "taken for qemu-img's sake: always threads" },
-    { .letter = 'n', .name = "native", .kind = ARG_FLAG, .at = offsetof(struct bench, native),
+    { .letter = 't',
+      .name = "cache",
+      .kind = ARG_TEXT,
+      .at = offsetof(struct bench, cache),
+      .value = "CACHE",
+      .hint = "@cache",
+      .help = "cache mode (writeback)" },
+    { .letter = 'i',
+      .name = "aio",
+      .kind = ARG_CHOICE,
+      .at = offsetof(struct bench, aio),
+      .value = "AIO",
+      .hint = "threads|native|io_uring",
+      .help = "taken for qemu-img's sake: always threads" },
+    { .letter = 'n',
+      .name = "native",
+      .kind = ARG_FLAG,
+      .at = offsetof(struct bench, native),
       .help = "the old spelling of -i native" },
     ARGS_FORMAT(struct bench, format),
     ARGS_IMAGE_OPTS(struct bench, image_opts),
@@ -73,11 +133,11 @@ struct run {
     const struct bench *o;
     struct blk_node *node;
     uint64_t image_size;
-    atomic_uint_fast64_t next;      /* request to take */
+    atomic_uint_fast64_t next; /* request to take */
     atomic_uint_fast64_t done, reads, writes;
     atomic_int result;
-    pthread_rwlock_t drain;         /* a draining flush holds it alone */
-    float *latency;                 /* of each request, in microseconds; NULL: not kept */
+    pthread_rwlock_t drain; /* a draining flush holds it alone */
+    float *latency;         /* of each request, in microseconds; NULL: not kept */
     double seconds;
 };
 
@@ -85,7 +145,7 @@ static double now(void)
 {
     struct timespec ts;
     clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (double) ts.tv_sec + (double) ts.tv_nsec / 1e9;
+    return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
 }
 
 /* The n-th number of a fixed sequence; any thread can ask for any n (splitmix64). */
@@ -151,13 +211,13 @@ static void *worker(void *arg)
 {
     struct run *run = arg;
     const struct bench *o = run->o;
-    size_t size = (o->size + 4095) & ~(size_t) 4095;
+    size_t size = (o->size + 4095) & ~(size_t)4095;
     _cleanup_free_ void *buf = aligned_alloc(4096, size);
     if (!buf) {
         atomic_store(&run->result, -ENOMEM);
         return NULL;
     }
-    memset(buf, (int) o->pattern, size);
+    memset(buf, (int)o->pattern, size);
     while (atomic_load(&run->result) == 0 && !watch_stopped()) {
         uint64_t number = atomic_fetch_add(&run->next, 1);
         if (number >= o->count)
@@ -165,7 +225,7 @@ static void *worker(void *arg)
         double began = run->latency ? now() : 0;
         int r = request(run, number, buf);
         if (run->latency)
-            run->latency[number] = (float) ((now() - began) * 1e6);
+            run->latency[number] = (float)((now() - began) * 1e6);
         if (r < 0)
             atomic_store(&run->result, r);
         watch_done((atomic_fetch_add(&run->done, 1) + 1) * o->size);
@@ -175,14 +235,14 @@ static void *worker(void *arg)
 
 static int compare_floats(const void *a, const void *b)
 {
-    float x = *(const float *) a, y = *(const float *) b;
+    float x = *(const float *)a, y = *(const float *)b;
     return x < y ? -1 : x > y;
 }
 
 static double percentile(const float *sorted, uint64_t n, double share)
 {
-    uint64_t i = (uint64_t) (share * (double) n);
-    return (double) sorted[MIN(i, n - 1)];
+    uint64_t i = (uint64_t)(share * (double)n);
+    return (double)sorted[MIN(i, n - 1)];
 }
 
 static json_t *latency_json(const struct run *run, uint64_t n)
@@ -190,16 +250,18 @@ static json_t *latency_json(const struct run *run, uint64_t n)
     static const struct {
         const char *name;
         double share;
-    } rows[] = { { "p50", 0.5 }, { "p90", 0.9 }, { "p95", 0.95 }, { "p99", 0.99 }, { "p99.9", 0.999 } };
+    } rows[] = {
+        { "p50", 0.5 }, { "p90", 0.9 }, { "p95", 0.95 }, { "p99", 0.99 }, { "p99.9", 0.999 }
+    };
     json_t *o = json_object();
     double sum = 0;
     for (uint64_t i = 0; i < n; i++)
-        sum += (double) run->latency[i];
-    output_add(o, "min", json_real((double) run->latency[0]));
-    output_add(o, "mean", json_real(sum / (double) n));
+        sum += (double)run->latency[i];
+    output_add(o, "min", json_real((double)run->latency[0]));
+    output_add(o, "mean", json_real(sum / (double)n));
     for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
         output_add(o, rows[i].name, json_real(percentile(run->latency, n, rows[i].share)));
-    output_add(o, "max", json_real((double) run->latency[n - 1]));
+    output_add(o, "max", json_real((double)run->latency[n - 1]));
     return o;
 }
 
@@ -207,15 +269,15 @@ static void print_json(const struct run *run, uint64_t n)
 {
     const struct bench *o = run->o;
     json_t *j = json_object();
-    output_add(j, "requests", json_integer((json_int_t) n));
-    output_add(j, "reads", json_integer((json_int_t) atomic_load(&run->reads)));
-    output_add(j, "writes", json_integer((json_int_t) atomic_load(&run->writes)));
-    output_add(j, "size", json_integer((json_int_t) o->size));
-    output_add(j, "depth", json_integer((json_int_t) o->depth));
+    output_add(j, "requests", json_integer((json_int_t)n));
+    output_add(j, "reads", json_integer((json_int_t)atomic_load(&run->reads)));
+    output_add(j, "writes", json_integer((json_int_t)atomic_load(&run->writes)));
+    output_add(j, "size", json_integer((json_int_t)o->size));
+    output_add(j, "depth", json_integer((json_int_t)o->depth));
     output_add(j, "seconds", json_real(run->seconds));
     if (run->seconds > 0) {
-        output_add(j, "requests-per-second", json_real((double) n / run->seconds));
-        output_add(j, "bytes-per-second", json_real((double) n * (double) o->size / run->seconds));
+        output_add(j, "requests-per-second", json_real((double)n / run->seconds));
+        output_add(j, "bytes-per-second", json_real((double)n * (double)o->size / run->seconds));
     }
     if (n > 0 && run->latency)
         output_add(j, "latency-us", latency_json(run, n));
@@ -230,14 +292,14 @@ static void print_human(const struct run *run, uint64_t n)
     if (n == 0 || !(run->o->random || run->o->mixed != UINT64_MAX))
         return;
     printf("%" PRIu64 " reads, %" PRIu64 " writes, %.0f requests/s, %s/s\n",
-           (uint64_t) atomic_load(&run->reads), (uint64_t) atomic_load(&run->writes),
-           (double) n / run->seconds,
-           human_size((uint64_t) ((double) n * (double) run->o->size / run->seconds)).s);
+           (uint64_t)atomic_load(&run->reads), (uint64_t)atomic_load(&run->writes),
+           (double)n / run->seconds,
+           human_size((uint64_t)((double)n * (double)run->o->size / run->seconds)).s);
     if (run->latency) {
         printf("latency in us: p50 %.1f, p90 %.1f, p99 %.1f, p99.9 %.1f, max %.1f\n",
                percentile(run->latency, n, 0.5), percentile(run->latency, n, 0.9),
                percentile(run->latency, n, 0.99), percentile(run->latency, n, 0.999),
-               (double) run->latency[n - 1]);
+               (double)run->latency[n - 1]);
     }
 }
 
@@ -346,8 +408,12 @@ static bool sensible(struct bench *o)
 
 static int run(const struct command *self, int argc, char **argv)
 {
-    struct bench o = { .count = 75000, .depth = 64, .size = 4096, .step = UINT64_MAX,
-                       .mixed = UINT64_MAX, .seed = 1 };
+    struct bench o = { .count = 75000,
+                       .depth = 64,
+                       .size = 4096,
+                       .step = UINT64_MAX,
+                       .mixed = UINT64_MAX,
+                       .seed = 1 };
     int first, code;
     if (!args_parse(self, argc, argv, &o, &first, &code))
         return code;

@@ -41,7 +41,7 @@ static void settle(struct filling *f)
             for (int layer = 0; layer < CELL_LAYERS; layer++) {
                 if (f->weight[kind][layer] > most) {
                     most = f->weight[kind][layer];
-                    best = (struct cell){ (uint8_t) kind, (uint8_t) layer };
+                    best = (struct cell){ (uint8_t)kind, (uint8_t)layer };
                 }
             }
         }
@@ -61,7 +61,7 @@ static int add_run(void *opaque, const struct run *run)
     struct filling *f = &walk->filling;
     struct cells *cells = f->cells;
     enum cell_kind kind = kind_in(walk->node, run);
-    unsigned layer = MIN(run->depth, (unsigned) CELL_LAYERS - 1);
+    unsigned layer = MIN(run->depth, (unsigned)CELL_LAYERS - 1);
     cells->bytes[kind][layer] += run->length;
     uint64_t at = run->start, end = run->start + run->length;
     while (at < end) {
@@ -75,7 +75,8 @@ static int add_run(void *opaque, const struct run *run)
     return 0;
 }
 
-int cells_fill(struct cells *cells, struct blk_node *node, uint64_t start, uint64_t end, size_t wanted)
+int cells_fill(struct cells *cells, struct blk_node *node, uint64_t start, uint64_t end,
+               size_t wanted)
 {
     *cells = (struct cells){ .start = start, .end = end };
     uint64_t length = end - start;
@@ -83,7 +84,7 @@ int cells_fill(struct cells *cells, struct blk_node *node, uint64_t start, uint6
         return 0;
     /* No cell is smaller than a sector. */
     cells->cell_size = MAX((length + wanted - 1) / wanted, UINT64_C(512));
-    cells->n = (size_t) ((length + cells->cell_size - 1) / cells->cell_size);
+    cells->n = (size_t)((length + cells->cell_size - 1) / cells->cell_size);
     cells->cell = calloc(cells->n, sizeof(struct cell));
     if (!cells->cell) {
         complain("out of memory");

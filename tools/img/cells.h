@@ -1,6 +1,7 @@
 /* The disk cut into cells of equal size, each with the kind that weighs most in it.
  *
- * Anything stored outweighs everything that is not: a cell with one cluster of data in it is not empty.
+ * Anything stored outweighs everything that is not: a cell with one cluster of data in it is not
+ * empty.
  */
 #ifndef IMG_CELLS_H
 #define IMG_CELLS_H
@@ -11,8 +12,8 @@
 struct blk_node;
 
 enum cell_kind {
-    CELL_HOLE,       /* no layer says anything: reads as zeroes */
-    CELL_ZERO,       /* said to be zeroes */
+    CELL_HOLE, /* no layer says anything: reads as zeroes */
+    CELL_ZERO, /* said to be zeroes */
     CELL_COMPRESSED,
     CELL_DATA,
     CELL_KINDS,
@@ -34,7 +35,8 @@ struct cells {
 };
 
 /* 0, or -errno after a complaint. */
-int cells_fill(struct cells *cells, struct blk_node *node, uint64_t start, uint64_t end, size_t wanted);
+int cells_fill(struct cells *cells, struct blk_node *node, uint64_t start, uint64_t end,
+               size_t wanted);
 void cells_free(struct cells *cells);
 
 #endif

@@ -27,11 +27,20 @@ struct check {
 static const struct arg_def args[] = {
     ARGS_FORMAT(struct check, format),
     ARGS_IMAGE_OPTS(struct check, image_opts),
-    { .letter = 'r', .name = "repair", .kind = ARG_CHOICE, .at = offsetof(struct check, repair),
-      .value = "WHAT", .hint = "leaks|all",
+    { .letter = 'r',
+      .name = "repair",
+      .kind = ARG_CHOICE,
+      .at = offsetof(struct check, repair),
+      .value = "WHAT",
+      .hint = "leaks|all",
       .help = "mend it: leaks only gives lost space back, all mends everything" },
-    { .letter = 'T', .name = "cache", .kind = ARG_TEXT, .at = offsetof(struct check, cache),
-      .value = "CACHE", .hint = "@cache", .help = "cache mode of the image" },
+    { .letter = 'T',
+      .name = "cache",
+      .kind = ARG_TEXT,
+      .at = offsetof(struct check, cache),
+      .value = "CACHE",
+      .hint = "@cache",
+      .help = "cache mode of the image" },
     ARGS_OUTPUT(struct check, output),
     ARGS_PROGRESS(struct check, percent, progress),
     ARGS_QUIET(struct check, quiet),
@@ -42,13 +51,13 @@ static const struct arg_def args[] = {
 
 static void message(void *opaque, const char *text)
 {
-    (void) opaque;
+    (void)opaque;
     tell("%s", text);
 }
 
 static int progress(void *opaque, uint64_t done, uint64_t total)
 {
-    (void) opaque;
+    (void)opaque;
     watch_total(total);
     watch_done(done);
     return watch_stopped();
@@ -57,7 +66,7 @@ static int progress(void *opaque, uint64_t done, uint64_t total)
 static void add_count(json_t *o, const char *key, uint64_t n)
 {
     if (n)
-        output_add(o, key, json_integer((json_int_t) n));
+        output_add(o, key, json_integer((json_int_t)n));
 }
 
 static void print_json(struct blk_node *node, const char *filename, const struct blk_check *c)
@@ -68,7 +77,7 @@ static void print_json(struct blk_node *node, const char *filename, const struct
     add_count(o, "total-clusters", c->total_clusters);
     add_count(o, "corruptions", c->corruptions);
     add_count(o, "corruptions-fixed", c->corruptions_fixed);
-    output_add(o, "check-errors", json_integer((json_int_t) c->check_errors));
+    output_add(o, "check-errors", json_integer((json_int_t)c->check_errors));
     add_count(o, "leaks", c->leaks);
     add_count(o, "leaks-fixed", c->leaks_fixed);
     add_count(o, "allocated-clusters", c->allocated_clusters);
@@ -93,16 +102,17 @@ static void print_human(const struct blk_check *c)
             puts("This means waste of disk space, but no harm to data.");
         }
         if (c->check_errors)
-            printf("\n%" PRIu64 " internal errors have occurred during the check.\n", c->check_errors);
+            printf("\n%" PRIu64 " internal errors have occurred during the check.\n",
+                   c->check_errors);
     }
     if (c->total_clusters && c->allocated_clusters) {
-        double allocated = (double) c->allocated_clusters;
+        double allocated = (double)c->allocated_clusters;
         printf("%" PRIu64 "/%" PRIu64 " = %0.2f%% allocated, %0.2f%% fragmented, "
                "%0.2f%% compressed clusters\n",
                c->allocated_clusters, c->total_clusters,
-               allocated * 100 / (double) c->total_clusters,
-               (double) c->fragmented_clusters * 100 / allocated,
-               (double) c->compressed_clusters * 100 / allocated);
+               allocated * 100 / (double)c->total_clusters,
+               (double)c->fragmented_clusters * 100 / allocated,
+               (double)c->compressed_clusters * 100 / allocated);
     }
     if (c->image_end_offset)
         printf("Image end offset: %" PRIu64 "\n", c->image_end_offset);

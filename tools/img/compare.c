@@ -1,8 +1,9 @@
 /* img compare: do two images show a guest the same bytes?
  *
- * Workers take ranges in order from a shared counter. Each walks its range by what both images say of
- * it, so that what is a hole on both sides is never read. A difference lowers `first`; ranges that
- * begin beyond it are not looked at any more, all before it are, so what remains is the first one.
+ * Workers take ranges in order from a shared counter. Each walks its range by what both images say
+ * of it, so that what is a hole on both sides is never read. A difference lowers `first`; ranges
+ * that begin beyond it are not looked at any more, all before it are, so what remains is the first
+ * one.
  */
 #include "img.h"
 
@@ -34,9 +35,9 @@ enum {
 };
 
 enum {
-    CHUNK = 1 << 20,   /* read at once */
-    RANGE = 32 << 20,  /* taken at once: holes are walked fast */
-    SECTOR = 512,      /* a difference is told by the sector, as qemu-img does */
+    CHUNK = 1 << 20,  /* read at once */
+    RANGE = 32 << 20, /* taken at once: holes are walked fast */
+    SECTOR = 512,     /* a difference is told by the sector, as qemu-img does */
     MAX_WORKERS = 16,
     STATUS_LAST = 1 << 30, /* beside enum blk_extent_flag */
 };
@@ -47,13 +48,31 @@ struct compare {
 };
 
 static const struct arg_def args[] = {
-    { .letter = 'f', .name = "a-format", .kind = ARG_TEXT, .at = offsetof(struct compare, format1),
-      .value = "FMT", .hint = "@format", .help = "format of the first image; guessed when not given" },
-    { .letter = 'F', .name = "b-format", .kind = ARG_TEXT, .at = offsetof(struct compare, format2),
-      .value = "FMT", .hint = "@format", .help = "format of the second image" },
-    { .letter = 'T', .name = "cache", .kind = ARG_TEXT, .at = offsetof(struct compare, cache),
-      .value = "CACHE", .hint = "@cache", .help = "cache mode of both" },
-    { .letter = 's', .name = "strict", .kind = ARG_FLAG, .at = offsetof(struct compare, strict),
+    { .letter = 'f',
+      .name = "a-format",
+      .kind = ARG_TEXT,
+      .at = offsetof(struct compare, format1),
+      .value = "FMT",
+      .hint = "@format",
+      .help = "format of the first image; guessed when not given" },
+    { .letter = 'F',
+      .name = "b-format",
+      .kind = ARG_TEXT,
+      .at = offsetof(struct compare, format2),
+      .value = "FMT",
+      .hint = "@format",
+      .help = "format of the second image" },
+    { .letter = 'T',
+      .name = "cache",
+      .kind = ARG_TEXT,
+      .at = offsetof(struct compare, cache),
+      .value = "CACHE",
+      .hint = "@cache",
+      .help = "cache mode of both" },
+    { .letter = 's',
+      .name = "strict",
+      .kind = ARG_FLAG,
+      .at = offsetof(struct compare, strict),
       .help = "size and allocation must be the same, too" },
     ARGS_IMAGE_OPTS(struct compare, image_opts),
     ARGS_PROGRESS(struct compare, percent, progress),
@@ -71,7 +90,7 @@ struct side {
 
 struct work {
     struct side side[2];
-    uint64_t end;       /* of the longer one */
+    uint64_t end; /* of the longer one */
     bool strict;
     atomic_uint_fast64_t next;  /* range to take */
     atomic_uint_fast64_t first; /* of the differences so far; UINT64_MAX: none */
@@ -101,7 +120,8 @@ static void failed(struct work *w, int code, const struct side *side, uint64_t o
     w->failure = code;
     w->failed_at = offset;
     snprintf(w->text, sizeof(w->text), "cannot %s '%s' at offset %" PRIu64 ": %s",
-             code == NOT_READ ? "read" : "tell the allocation of", side->name, offset, strerror(-error));
+             code == NOT_READ ? "read" : "tell the allocation of", side->name, offset,
+             strerror(-error));
 }
 
 /* What a side holds up to `end`. */
@@ -110,8 +130,8 @@ struct status {
     unsigned flags; /* enum blk_extent_flag and STATUS_LAST */
 };
 
-/* Looks at what lies at offset, if *s does not reach there any more; beyond the side's end there are zeroes.
- * whole: see the run to its end, not just up to `limit`. */
+/* Looks at what lies at offset, if *s does not reach there any more; beyond the side's end there
+ * are zeroes. whole: see the run to its end, not just up to `limit`. */
 static int status_at(const struct side *side, uint64_t offset, uint64_t limit, bool whole,
                      struct status *s)
 {
@@ -128,8 +148,8 @@ static int status_at(const struct side *side, uint64_t offset, uint64_t limit, b
         return r;
     s->end = offset + e.length;
     s->flags = e.flags & (BLK_EXT_DATA | BLK_EXT_ZERO | BLK_EXT_ALLOCATED);
-    /* What strict mode of qemu-img looks at, too: that the bytes lie somewhere as they are, and that
-     * the run is the last one. */
+    /* What strict mode of qemu-img looks at, too: that the bytes lie somewhere as they are, and
+     * that the run is the last one. */
     if ((e.flags & BLK_EXT_HOST) && !(e.flags & BLK_EXT_COMPRESSED))
         s->flags |= BLK_EXT_HOST;
     if (s->end == side->size)
@@ -142,11 +162,12 @@ static bool is_zero_run(unsigned flags)
     return (flags & BLK_EXT_ZERO) || !(flags & (BLK_EXT_ALLOCATED | BLK_EXT_DATA));
 }
 
-/* The sector of [buf, buf + len) that holds the first byte unlike the other's; other NULL: zeroes. */
+/* The sector of [buf, buf + len) that holds the first byte unlike the other's; other NULL: zeroes.
+ */
 static size_t first_difference(const uint8_t *buf, const uint8_t *other, size_t len)
 {
     for (size_t at = 0; at < len; at += SECTOR) {
-        size_t n = MIN((size_t) SECTOR, len - at);
+        size_t n = MIN((size_t)SECTOR, len - at);
         bool same = other ? memcmp(buf + at, other + at, n) == 0 : is_zero(buf + at, n);
         if (!same)
             return at;
@@ -194,8 +215,8 @@ static bool compare_range(struct work *w, uint64_t at, uint64_t end, uint8_t *co
         uint64_t len = MIN(end, MIN(status[0].end, status[1].end)) - at;
         bool zero[2] = { is_zero_run(status[0].flags), is_zero_run(status[1].flags) };
         if (!zero[0] || !zero[1]) {
-            len = MIN(len, (uint64_t) CHUNK);
-            if (!compare_bytes(w, at, (size_t) len, zero, buf))
+            len = MIN(len, (uint64_t)CHUNK);
+            if (!compare_bytes(w, at, (size_t)len, zero, buf))
                 return false;
         }
         at += len;
@@ -231,10 +252,10 @@ static void *worker(void *arg)
 static void run_workers(struct work *w)
 {
     pthread_t threads[MAX_WORKERS];
-    unsigned n = 0, wanted = MIN(usable_cores(), (unsigned) MAX_WORKERS);
+    unsigned n = 0, wanted = MIN(usable_cores(), (unsigned)MAX_WORKERS);
     uint64_t ranges = w->end / RANGE + 1;
     if (wanted > ranges)
-        wanted = (unsigned) ranges;
+        wanted = (unsigned)ranges;
     while (n + 1 < wanted && pthread_create(&threads[n], NULL, worker, w) == 0)
         n++;
     worker(w); /* this thread works, too */

@@ -1,5 +1,5 @@
-/* `img __complete WORD...`: candidates for the last word, for the shell's completion script. "@file" asks
- * the shell for file names. */
+/* `img __complete WORD...`: candidates for the last word, for the shell's completion script.
+ * "@file" asks the shell for file names. */
 #include "img.h"
 
 #include <stdio.h>
@@ -36,8 +36,8 @@ static void offer_formats(const char *word)
     }
 }
 
-/* word: "cluster_size=64k,la"; the shell breaks words at '=', so only what follows the last one is its
- * word, and candidates begin with that. */
+/* word: "cluster_size=64k,la"; the shell breaks words at '=', so only what follows the last one is
+ * its word, and candidates begin with that. */
 static void offer_create_options(const char *format, const char *word)
 {
     const char *comma = strrchr(word, ',');
@@ -48,10 +48,10 @@ static void offer_create_options(const char *format, const char *word)
         if (!equals) {
             const char *shell_word = strrchr(word, '=');
             shell_word = shell_word ? shell_word + 1 : word;
-            _cleanup_free_ char *before = strndup(shell_word, (size_t) (last - shell_word));
+            _cleanup_free_ char *before = strndup(shell_word, (size_t)(last - shell_word));
             offer(before ? before : "", last, option.name, "=");
-        } else if (strlen(option.name) == (size_t) (equals - last) &&
-                   memcmp(option.name, last, (size_t) (equals - last)) == 0) {
+        } else if (strlen(option.name) == (size_t)(equals - last) &&
+                   memcmp(option.name, last, (size_t)(equals - last)) == 0) {
             bool is_bool = strcmp(option.type, "bool") == 0;
             if (is_bool || strchr(option.type, '|'))
                 offer_choices(equals + 1, is_bool ? "on|off" : option.type);
@@ -105,7 +105,9 @@ static void offer_options(const struct command *cmd, const char *word)
 
 static void offer_dd_operands(const char *word)
 {
-    static const char *const names[] = { "if", "of", "bs", "count", "skip", "seek", "conv", "status" };
+    static const char *const names[] = {
+        "if", "of", "bs", "count", "skip", "seek", "conv", "status"
+    };
     const char *equals = strchr(word, '=');
     if (equals && strncmp(word, "conv=", 5) == 0)
         offer_choices(equals + 1, "notrunc|fsync|fdatasync|sparse|nocreat|excl");
@@ -123,8 +125,8 @@ static int join_words(int argc, char **argv, char **words)
     int n = 0;
     for (int i = 0; i < argc; i++) {
         bool glue = n > 0 && (strcmp(argv[i], "=") == 0 ||
-                              (words[n - 1][0] && words[n - 1][strlen(words[n - 1]) - 1] == '=' && i > 0 &&
-                               strcmp(argv[i - 1], "=") == 0));
+                              (words[n - 1][0] && words[n - 1][strlen(words[n - 1]) - 1] == '=' &&
+                               i > 0 && strcmp(argv[i - 1], "=") == 0));
         char *joined = NULL;
         if (asprintf(&joined, "%s%s", glue ? words[n - 1] : "", argv[i]) < 0)
             break;
@@ -187,7 +189,7 @@ static void complete_words(char **words, int n)
 
 int complete(int argc, char **argv)
 {
-    char **words = calloc((size_t) argc + 1, sizeof(char *));
+    char **words = calloc((size_t)argc + 1, sizeof(char *));
     if (!words)
         return 1;
     int n = join_words(argc, argv, words);

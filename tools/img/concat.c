@@ -54,7 +54,7 @@ static int for_parts(const struct concat *c, uint64_t offset, size_t len,
         uint64_t size = blk_size(c->nodes[i]);
         uint64_t from = MAX(offset, start), to = MIN(end, start + size);
         if (from < to) {
-            int r = fn(c->nodes[i], from - start, to - from, (size_t) (from - offset), opaque);
+            int r = fn(c->nodes[i], from - start, to - from, (size_t)(from - offset), opaque);
             if (r < 0)
                 return r;
         }
@@ -65,13 +65,13 @@ static int for_parts(const struct concat *c, uint64_t offset, size_t len,
 
 static int look(struct blk_node *node, uint64_t offset, uint64_t len, size_t at, void *opaque)
 {
-    (void) at;
+    (void)at;
     return all_zero(node, offset, len, opaque);
 }
 
 static int fetch(struct blk_node *node, uint64_t offset, uint64_t len, size_t at, void *opaque)
 {
-    return blk_read(node, offset, (uint8_t *) opaque + at, (size_t) len, 0);
+    return blk_read(node, offset, (uint8_t *)opaque + at, (size_t)len, 0);
 }
 
 /* Behind an image that ends within a sector there are zeroes up to the next one. */
@@ -83,7 +83,7 @@ static void clear_gaps(const struct concat *c, uint64_t offset, uint8_t *buf, si
         start += image_sectors_size(c->nodes[i]);
         uint64_t to = MIN(offset + len, start);
         if (from < to)
-            memset(buf + (from - offset), 0, (size_t) (to - from));
+            memset(buf + (from - offset), 0, (size_t)(to - from));
     }
 }
 

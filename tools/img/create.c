@@ -17,17 +17,39 @@ struct create {
 };
 
 static const struct arg_def args[] = {
-    { .letter = 'f', .name = "format", .kind = ARG_TEXT, .at = offsetof(struct create, format),
-      .value = "FMT", .hint = "@format", .help = "format of the new image (raw)" },
-    { .letter = 'b', .name = "backing", .kind = ARG_TEXT, .at = offsetof(struct create, backing),
-      .value = "FILE", .hint = "@file", .help = "what the image does not hold comes from FILE" },
-    { .letter = 'F', .name = "backing-format", .kind = ARG_TEXT,
-      .at = offsetof(struct create, backing_format), .value = "FMT", .hint = "@format",
+    { .letter = 'f',
+      .name = "format",
+      .kind = ARG_TEXT,
+      .at = offsetof(struct create, format),
+      .value = "FMT",
+      .hint = "@format",
+      .help = "format of the new image (raw)" },
+    { .letter = 'b',
+      .name = "backing",
+      .kind = ARG_TEXT,
+      .at = offsetof(struct create, backing),
+      .value = "FILE",
+      .hint = "@file",
+      .help = "what the image does not hold comes from FILE" },
+    { .letter = 'F',
+      .name = "backing-format",
+      .kind = ARG_TEXT,
+      .at = offsetof(struct create, backing_format),
+      .value = "FMT",
+      .hint = "@format",
       .help = "format of the backing file" },
-    { .letter = 'u', .name = "backing-unsafe", .kind = ARG_FLAG,
-      .at = offsetof(struct create, unchecked), .help = "do not open the backing file" },
-    { .letter = 'o', .name = "options", .kind = ARG_JOIN, .at = offsetof(struct create, options),
-      .value = "OPTIONS", .hint = "@options", .help = "key=value,... of the format; -o help lists them" },
+    { .letter = 'u',
+      .name = "backing-unsafe",
+      .kind = ARG_FLAG,
+      .at = offsetof(struct create, unchecked),
+      .help = "do not open the backing file" },
+    { .letter = 'o',
+      .name = "options",
+      .kind = ARG_JOIN,
+      .at = offsetof(struct create, options),
+      .value = "OPTIONS",
+      .hint = "@options",
+      .help = "key=value,... of the format; -o help lists them" },
     ARGS_QUIET(struct create, quiet),
     ARGS_OBJECT,
     ARGS_END,
@@ -68,9 +90,10 @@ static int create(struct create *o, const char *filename, const char *size)
         return 1;
     make.options = o->options && *o->options ? o->options : NULL;
     if (make.backing_file && !make.backing_format) {
-        complain("%s: the backing file '%s' needs its format stated with -F: a format that is guessed "
-                 "each time lets a guest choose it",
-                 filename, make.backing_file);
+        complain(
+            "%s: the backing file '%s' needs its format stated with -F: a format that is guessed "
+            "each time lets a guest choose it",
+            filename, make.backing_file);
         return 1;
     }
     if (make.backing_format && !make.backing_file) {

@@ -34,8 +34,13 @@ struct dd {
 
 static const struct arg_def args[] = {
     ARGS_FORMAT(struct dd, format),
-    { .letter = 'O', .name = "target-format", .kind = ARG_TEXT, .at = offsetof(struct dd, target_format),
-      .value = "FMT", .hint = "@format", .help = "format of the target (raw)" },
+    { .letter = 'O',
+      .name = "target-format",
+      .kind = ARG_TEXT,
+      .at = offsetof(struct dd, target_format),
+      .value = "FMT",
+      .hint = "@format",
+      .help = "format of the target (raw)" },
     ARGS_IMAGE_OPTS(struct dd, image_opts),
     ARGS_PROGRESS(struct dd, percent, progress),
     ARGS_QUIET(struct dd, quiet),
@@ -62,9 +67,10 @@ static bool parse_conv(struct dd *o, const char *list)
             }
         }
         if (i == ARRAY_SIZE(words)) {
-            complain("conv=%.*s is not known; there are notrunc, fsync, fdatasync, sparse, nocreat and "
-                     "excl",
-                     (int) n, list);
+            complain(
+                "conv=%.*s is not known; there are notrunc, fsync, fdatasync, sparse, nocreat and "
+                "excl",
+                (int)n, list);
             return false;
         }
         list += n + (list[n] == ',');
@@ -93,7 +99,9 @@ static bool parse_status(struct dd *o, const char *value)
 
 static bool operand_unknown(const char *word)
 {
-    static const char *const names[] = { "if", "of", "bs", "count", "skip", "seek", "conv", "status" };
+    static const char *const names[] = {
+        "if", "of", "bs", "count", "skip", "seek", "conv", "status"
+    };
     struct nearest best = nearest_begin(word);
     for (size_t i = 0; i < ARRAY_SIZE(names); i++)
         nearest_try(&best, names[i]);
@@ -108,7 +116,7 @@ static bool operand_unknown(const char *word)
 static bool parse_operand(struct dd *o, const char *text)
 {
     const char *equals = strchr(text, '=');
-    _cleanup_free_ char *name = strndup(text, equals ? (size_t) (equals - text) : strlen(text));
+    _cleanup_free_ char *name = strndup(text, equals ? (size_t)(equals - text) : strlen(text));
     if (!name || !equals)
         return operand_unknown(name ? name : text);
     const char *value = equals + 1;
@@ -157,13 +165,14 @@ static bool find_part(const struct dd *o, struct part *p)
     if (p->source) {
         uint64_t size = blk_size(p->source);
         if (p->skip > size) {
-            complain("'%s' has %" PRIu64 " bytes, so skip=%" PRIu64 " leaves nothing to copy", o->in, size,
-                     o->skip);
+            complain("'%s' has %" PRIu64 " bytes, so skip=%" PRIu64 " leaves nothing to copy",
+                     o->in, size, o->skip);
             p->skip = size;
         }
         p->length = MIN(p->length, size - p->skip);
         if (p->length > INT64_MAX - p->seek) {
-            complain("seek=%" PRIu64 " blocks of %" PRIu64 " bytes is beyond what an image can have",
+            complain("seek=%" PRIu64 " blocks of %" PRIu64
+                     " bytes is beyond what an image can have",
                      o->seek, o->bs);
             return false;
         }
@@ -173,8 +182,8 @@ static bool find_part(const struct dd *o, struct part *p)
 
 static int step(void *opaque, uint64_t done, uint64_t total)
 {
-    (void) opaque;
-    (void) total;
+    (void)opaque;
+    (void)total;
     watch_done(done);
     return watch_stopped();
 }
@@ -187,7 +196,7 @@ static int skip_stream(uint64_t skip)
         ssize_t n = read(STDIN_FILENO, buf, MIN(skip, UINT64_C(64) << 10));
         if (n <= 0)
             return n < 0 ? -errno : 0;
-        skip -= (uint64_t) n;
+        skip -= (uint64_t)n;
     }
     return buf ? 0 : -ENOMEM;
 }
@@ -334,7 +343,8 @@ static int run(const struct command *self, int argc, char **argv)
         return 1;
     }
     bool progress = o.status && strcmp(o.status, "progress") == 0;
-    struct watch_how how = { .percent = o.percent, .quiet = o.quiet,
+    struct watch_how how = { .percent = o.percent,
+                             .quiet = o.quiet,
                              .busy_stdout = strcmp(o.out, "-") == 0 };
     how.mode = o.progress ? o.progress : progress ? "bar" : o.status ? "none" : NULL;
     watch_begin("dd", &how);

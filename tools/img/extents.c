@@ -47,8 +47,8 @@ int extents_walk(struct blk_node *node, uint64_t start, uint64_t end, bool join_
         struct blk_extent e;
         int r = blk_extents(node, at, end - at, 0, &e);
         if (r < 0) {
-            complain("cannot tell what '%s' holds at offset %" PRIu64 ": %s", blk_filename(node), at,
-                     strerror(-r));
+            complain("cannot tell what '%s' holds at offset %" PRIu64 ": %s", blk_filename(node),
+                     at, strerror(-r));
             return r;
         }
         struct run next = run_of(&e);

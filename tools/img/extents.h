@@ -9,11 +9,11 @@ struct blk_node;
 
 struct run {
     uint64_t start, length;
-    unsigned depth;      /* of the layer that decided */
+    unsigned depth; /* of the layer that decided */
     bool present, zero, data, compressed;
-    bool has_offset;     /* the bytes lie in `file`, at `offset` */
+    bool has_offset; /* the bytes lie in `file`, at `offset` */
     uint64_t offset;
-    const char *file;    /* NULL without has_offset; borrowed from the graph */
+    const char *file; /* NULL without has_offset; borrowed from the graph */
 };
 
 /* Calls fn for each run of [start, end) in order. A non-zero answer of fn ends the walk and is

@@ -50,7 +50,7 @@ static void print_synopsis(const struct command *cmd, bool broken)
         struct strbuf part = STRBUF_INIT;
         add_synopsis(&part, def);
         if (broken && used + part.len + 1 > WIDTH) {
-            printf("\n%*s", (int) indent, "");
+            printf("\n%*s", (int)indent, "");
             used = indent;
         }
         printf(" %s", strbuf_text(&part));
@@ -58,20 +58,20 @@ static void print_synopsis(const struct command *cmd, bool broken)
         strbuf_free(&part);
     }
     if (broken && used + strlen(cmd->operands) + 1 > WIDTH)
-        printf("\n%*s", (int) indent, "");
+        printf("\n%*s", (int)indent, "");
     printf(" %s\n", cmd->operands);
 }
 
 static void print_wrapped(const char *text, int indent)
 {
-    size_t width = (size_t) (WIDTH - indent), len = strlen(text);
+    size_t width = (size_t)(WIDTH - indent), len = strlen(text);
     while (len > width) {
         size_t n = width;
         while (n > 0 && text[n] != ' ')
             n--;
         if (n == 0)
             break;
-        printf("%.*s\n%*s", (int) n, text, indent, "");
+        printf("%.*s\n%*s", (int)n, text, indent, "");
         text += n + 1;
         len = strlen(text);
     }
@@ -115,9 +115,10 @@ static void print_dd_operands(void)
         { "count=N", "copy so many blocks at most" },
         { "skip=N", "leave out so many blocks of the source" },
         { "seek=N", "begin so many blocks into the target" },
-        { "conv=WORDS", "notrunc: change a part of an existing target; nocreat, excl: the target must "
-                        "exist, must not exist; sparse, fsync, fdatasync: leave zeroes out, bring it to "
-                        "the disk (both are always done)" },
+        { "conv=WORDS",
+          "notrunc: change a part of an existing target; nocreat, excl: the target must "
+          "exist, must not exist; sparse, fsync, fdatasync: leave zeroes out, bring it to "
+          "the disk (both are always done)" },
         { "status=HOW", "none, noxfer or progress" },
     };
     puts("\nOperands:");
@@ -187,7 +188,9 @@ int help_create_options(const char *format)
         char name[160];
         bool choice = strchr(option.type, '|') != NULL;
         snprintf(name, sizeof(name), "%s=<%s>", option.name,
-                 choice ? "str" : strcmp(option.type, "bool") == 0 ? "bool (on/off)" : option.type);
+                 choice                             ? "str"
+                 : strcmp(option.type, "bool") == 0 ? "bool (on/off)"
+                                                    : option.type);
         printf("  %-22s - %s", name, option.help ? option.help : "");
         if (choice)
             printf(" (%s)", option.type);

@@ -39,8 +39,8 @@ bool cache_valid(const char *cache, const char *which)
         return true;
     if (strcmp(cache, "off") == 0)
         return true;
-    complain("invalid %s mode '%s': it is none, writeback, writethrough, directsync or unsafe", which,
-             cache);
+    complain("invalid %s mode '%s': it is none, writeback, writethrough, directsync or unsafe",
+             which, cache);
     return false;
 }
 

@@ -12,7 +12,7 @@ struct image_spec {
     const char *format; /* NULL: guess */
     const char *cache;  /* NULL: the default */
     bool image_opts;
-    unsigned flags;     /* enum blk_open_flag */
+    unsigned flags; /* enum blk_open_flag */
 };
 
 /* NULL after a complaint. */

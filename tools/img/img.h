@@ -17,11 +17,11 @@ struct arg_def;
 
 struct command {
     const char *name;
-    const char *summary;         /* one line */
-    const char *operands;        /* "FILENAME [SIZE]" */
-    const struct arg_def *args;  /* see args.h */
-    const char *exit_codes;      /* for the help: lines of "  N  meaning\n"; NULL: 0 and 1 */
-    const char *example;         /* one command line, without the program's name */
+    const char *summary;        /* one line */
+    const char *operands;       /* "FILENAME [SIZE]" */
+    const struct arg_def *args; /* see args.h */
+    const char *exit_codes;     /* for the help: lines of "  N  meaning\n"; NULL: 0 and 1 */
+    const char *example;        /* one command line, without the program's name */
     int (*run)(const struct command *self, int argc, char **argv); /* the exit code */
 };
 
@@ -43,7 +43,8 @@ extern bool as_qemu;
 /* "img: sentence" on stderr. */
 void complain(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
-/* The same with the words of the error behind "fmt: " (fmt may be NULL); frees it and clears *err. */
+/* The same with the words of the error behind "fmt: " (fmt may be NULL); frees it and clears *err.
+ */
 void complain_error(struct error **err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* Where to read more: "Try 'img help convert' for more information". */

@@ -24,7 +24,9 @@ struct info {
 static const struct arg_def args[] = {
     ARGS_FORMAT(struct info, format),
     ARGS_IMAGE_OPTS(struct info, image_opts),
-    { .name = "backing-chain", .kind = ARG_FLAG, .at = offsetof(struct info, chain),
+    { .name = "backing-chain",
+      .kind = ARG_FLAG,
+      .at = offsetof(struct info, chain),
       .help = "also what the image rests on, down to the last backing file" },
     ARGS_OUTPUT(struct info, output),
     ARGS_SHARE(struct info, share),
@@ -39,13 +41,13 @@ static json_t *info_json(const struct blk_info *info)
         output_add(o, "backing-filename-format", output_string(info->backing_format));
     if (info->snapshots)
         output_add(o, "snapshots", json_loads(info->snapshots, 0, NULL));
-    output_add(o, "virtual-size", json_integer((json_int_t) info->virtual_size));
+    output_add(o, "virtual-size", json_integer((json_int_t)info->virtual_size));
     output_add(o, "filename", output_string(info->filename));
     if (info->cluster_size)
         output_add(o, "cluster-size", json_integer(info->cluster_size));
     output_add(o, "format", output_string(info->format));
     if (info->actual_size_known)
-        output_add(o, "actual-size", json_integer((json_int_t) info->actual_size));
+        output_add(o, "actual-size", json_integer((json_int_t)info->actual_size));
     if (info->specific)
         output_add(o, "format-specific", json_loads(info->specific, 0, NULL));
     if (info->full_backing_filename)
@@ -69,22 +71,24 @@ static void print_snapshots(const char *text)
     printf("%-10s%-17s%8s%20s%13s%11s\n", "ID", "TAG", "VM SIZE", "DATE", "VM CLOCK", "ICOUNT");
     size_t i;
     json_t *s;
-    json_array_foreach(list, i, s) {
-        time_t date = (time_t) json_integer_value(json_object_get(s, "date-sec"));
+    json_array_foreach(list, i, s)
+    {
+        time_t date = (time_t)json_integer_value(json_object_get(s, "date-sec"));
         struct tm tm;
         char when[64] = "", clock[64], count[32] = "";
         if (localtime_r(&date, &tm))
             strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S", &tm);
-        uint64_t secs = (uint64_t) json_integer_value(json_object_get(s, "vm-clock-sec"));
-        uint64_t nsecs = (uint64_t) json_integer_value(json_object_get(s, "vm-clock-nsec"));
+        uint64_t secs = (uint64_t)json_integer_value(json_object_get(s, "vm-clock-sec"));
+        uint64_t nsecs = (uint64_t)json_integer_value(json_object_get(s, "vm-clock-nsec"));
         snprintf(clock, sizeof(clock), "%02" PRIu64 ":%02u:%02u.%03u", secs / 3600,
-                 (unsigned) (secs / 60 % 60), (unsigned) (secs % 60), (unsigned) (nsecs / 1000000));
+                 (unsigned)(secs / 60 % 60), (unsigned)(secs % 60), (unsigned)(nsecs / 1000000));
         json_t *icount = json_object_get(s, "icount");
         if (icount)
             snprintf(count, sizeof(count), "%" JSON_INTEGER_FORMAT, json_integer_value(icount));
-        uint64_t size = (uint64_t) json_integer_value(json_object_get(s, "vm-state-size"));
+        uint64_t size = (uint64_t)json_integer_value(json_object_get(s, "vm-state-size"));
         printf("%-9s %-16s %8s%20s%13s%11s\n", json_string_value(json_object_get(s, "id")),
-               json_string_value(json_object_get(s, "name")), human_size(size).s, when, clock, count);
+               json_string_value(json_object_get(s, "name")), human_size(size).s, when, clock,
+               count);
     }
 }
 
@@ -186,7 +190,8 @@ static int info(const struct info *o, const char *filename)
     bool first = true, ok = true;
     while (ok && name && (first || o->chain)) {
         if (seen_before(seen, name)) {
-            complain("backing file '%s' stands twice in the chain: the images rest on themselves", name);
+            complain("backing file '%s' stands twice in the chain: the images rest on themselves",
+                     name);
             ok = false;
             break;
         }

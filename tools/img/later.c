@@ -7,19 +7,19 @@ static const struct arg_def no_args[] = { ARGS_END };
 
 static int run(const struct command *self, int argc, char **argv)
 {
-    (void) argc;
-    (void) argv;
+    (void)argc;
+    (void)argv;
     complain("%s is not there yet: nothing was changed", self->name);
     return 1;
 }
 
-#define LATER(id, text)                                                                            \
-    const struct command cmd_##id = {                                                              \
-        .name = #id,                                                                               \
-        .summary = text " (not there yet)",                                                        \
-        .operands = "...",                                                                         \
-        .args = no_args,                                                                           \
-        .run = run,                                                                                \
+#define LATER(id, text)                     \
+    const struct command cmd_##id = {       \
+        .name = #id,                        \
+        .summary = text " (not there yet)", \
+        .operands = "...",                  \
+        .args = no_args,                    \
+        .run = run,                         \
     }
 
 LATER(amend, "change the options of an image");

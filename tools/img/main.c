@@ -10,9 +10,9 @@
 #include "output.h"
 
 const struct command *const commands[] = {
-    &cmd_amend,   &cmd_bench,   &cmd_bitmap, &cmd_check, &cmd_commit,   &cmd_compare,
-    &cmd_convert, &cmd_create,  &cmd_dd,     &cmd_info,  &cmd_map,      &cmd_measure,
-    &cmd_rebase,  &cmd_resize,  &cmd_snapshot, NULL,
+    &cmd_amend,   &cmd_bench,  &cmd_bitmap,   &cmd_check, &cmd_commit, &cmd_compare,
+    &cmd_convert, &cmd_create, &cmd_dd,       &cmd_info,  &cmd_map,    &cmd_measure,
+    &cmd_rebase,  &cmd_resize, &cmd_snapshot, NULL,
 };
 
 const struct command *command_find(const char *name)
@@ -59,7 +59,8 @@ static bool is_either(const char *word, const char *a, const char *b)
 static int dispatch(int argc, char **argv)
 {
     /* -T, --trace of qemu-img says what to log; there is nothing to log here. */
-    while (argc > 1 && (is_either(argv[1], "-T", "--trace") || strncmp(argv[1], "--trace=", 8) == 0)) {
+    while (argc > 1 &&
+           (is_either(argv[1], "-T", "--trace") || strncmp(argv[1], "--trace=", 8) == 0)) {
         int n = argv[1][1] == '-' && argv[1][7] == '=' ? 1 : 2;
         argc -= n;
         argv += n;
@@ -96,8 +97,8 @@ int main(int argc, char **argv)
         program = "qemu-img";
         as_qemu = true;
     }
-    /* A reader that goes away or a file that may not grow is an error to report, not a reason to die
-     * with half a file left behind. */
+    /* A reader that goes away or a file that may not grow is an error to report, not a reason to
+     * die with half a file left behind. */
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN);
     return output_end(dispatch(argc, argv));

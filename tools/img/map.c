@@ -21,11 +21,24 @@ struct map {
 static const struct arg_def args[] = {
     ARGS_FORMAT(struct map, format),
     ARGS_IMAGE_OPTS(struct map, image_opts),
-    { .letter = 's', .name = "start-offset", .kind = ARG_SIZE, .at = offsetof(struct map, start),
-      .value = "OFFSET", .help = "begin there (0)", .what = "start offset" },
-    { .letter = 'l', .name = "max-length", .kind = ARG_SIZE, .at = offsetof(struct map, length),
-      .value = "LEN", .help = "so many bytes at most", .what = "max length" },
-    { .name = "output", .kind = ARG_TEXT, .at = offsetof(struct map, output), .value = "OFMT",
+    { .letter = 's',
+      .name = "start-offset",
+      .kind = ARG_SIZE,
+      .at = offsetof(struct map, start),
+      .value = "OFFSET",
+      .help = "begin there (0)",
+      .what = "start offset" },
+    { .letter = 'l',
+      .name = "max-length",
+      .kind = ARG_SIZE,
+      .at = offsetof(struct map, length),
+      .value = "LEN",
+      .help = "so many bytes at most",
+      .what = "max length" },
+    { .name = "output",
+      .kind = ARG_TEXT,
+      .at = offsetof(struct map, output),
+      .value = "OFMT",
       .hint = "human|json|picture|svg",
       .help = "as a table, as JSON, or drawn: picture in the terminal, svg or svg=FILE as a file" },
     ARGS_SHARE(struct map, share),
@@ -35,16 +48,17 @@ static const struct arg_def args[] = {
 
 static int print_human(void *opaque, const struct run *run)
 {
-    (void) opaque;
+    (void)opaque;
     if (!run->data || run->zero)
         return 0;
     if (!run->has_offset) {
-        complain("the image holds compressed, encrypted or external clusters, which have no place in the "
+        complain("the image holds compressed, encrypted or external clusters, which have no place "
+                 "in the "
                  "table; --output=json shows them");
         return 1;
     }
-    printf("%#-16" PRIx64 "%#-16" PRIx64 "%#-16" PRIx64 "%s\n", run->start, run->length, run->offset,
-           run->file);
+    printf("%#-16" PRIx64 "%#-16" PRIx64 "%#-16" PRIx64 "%s\n", run->start, run->length,
+           run->offset, run->file);
     return 0;
 }
 
@@ -53,8 +67,9 @@ static int print_json(void *opaque, const struct run *run)
     bool *more = opaque;
     printf("%s{ \"start\": %" PRIu64 ", \"length\": %" PRIu64
            ", \"depth\": %u, \"present\": %s, \"zero\": %s, \"data\": %s",
-           *more ? ",\n" : "[", run->start, run->length, run->depth, run->present ? "true" : "false",
-           run->zero ? "true" : "false", run->data ? "true" : "false");
+           *more ? ",\n" : "[", run->start, run->length, run->depth,
+           run->present ? "true" : "false", run->zero ? "true" : "false",
+           run->data ? "true" : "false");
     if (run->has_offset)
         printf(", \"offset\": %" PRIu64, run->offset);
     putchar('}');
@@ -114,7 +129,8 @@ static int run(const struct command *self, int argc, char **argv)
     }
     if (o.output && !word_in(o.output, "human|json|picture|svg") &&
         (strncmp(o.output, "svg=", 4) != 0 || !o.output[4])) {
-        complain("--output is '%s', but it may be one of human|json|picture|svg|svg=FILE", o.output);
+        complain("--output is '%s', but it may be one of human|json|picture|svg|svg=FILE",
+                 o.output);
         return 1;
     }
     if (!image_opts_alone(o.image_opts, o.format))

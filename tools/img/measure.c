@@ -22,17 +22,35 @@ struct measure {
 };
 
 static const struct arg_def args[] = {
-    { .letter = 'O', .name = "target-format", .kind = ARG_TEXT,
-      .at = offsetof(struct measure, target_format), .value = "FMT", .hint = "@format",
+    { .letter = 'O',
+      .name = "target-format",
+      .kind = ARG_TEXT,
+      .at = offsetof(struct measure, target_format),
+      .value = "FMT",
+      .hint = "@format",
       .help = "format of the image to be made (raw)" },
-    { .letter = 'o', .name = "target-options", .kind = ARG_JOIN, .at = offsetof(struct measure, options),
-      .value = "OPTIONS", .hint = "@options", .help = "options it would be made with; -o help lists them" },
-    { .letter = 's', .name = "size", .kind = ARG_SIZE, .at = offsetof(struct measure, size),
-      .value = "SIZE", .help = "of an empty disk of that size, instead of FILENAME", .what = "image size" },
+    { .letter = 'o',
+      .name = "target-options",
+      .kind = ARG_JOIN,
+      .at = offsetof(struct measure, options),
+      .value = "OPTIONS",
+      .hint = "@options",
+      .help = "options it would be made with; -o help lists them" },
+    { .letter = 's',
+      .name = "size",
+      .kind = ARG_SIZE,
+      .at = offsetof(struct measure, size),
+      .value = "SIZE",
+      .help = "of an empty disk of that size, instead of FILENAME",
+      .what = "image size" },
     ARGS_FORMAT(struct measure, format),
     ARGS_IMAGE_OPTS(struct measure, image_opts),
-    { .letter = 'l', .name = "snapshot", .kind = ARG_TEXT, .at = offsetof(struct measure, snapshot),
-      .value = "SNAPSHOT", .help = "the state that an internal snapshot keeps (not there yet)" },
+    { .letter = 'l',
+      .name = "snapshot",
+      .kind = ARG_TEXT,
+      .at = offsetof(struct measure, snapshot),
+      .value = "SNAPSHOT",
+      .help = "the state that an internal snapshot keeps (not there yet)" },
     ARGS_OUTPUT(struct measure, output),
     ARGS_SHARE(struct measure, share),
     ARGS_OBJECT,
@@ -71,8 +89,8 @@ static void print(const struct measure *o, const struct blk_measure *m, bool bit
     _cleanup_json_ json_t *j = json_object();
     if (bitmaps)
         output_add(j, "bitmaps", json_integer(0));
-    output_add(j, "required", json_integer((json_int_t) m->required));
-    output_add(j, "fully-allocated", json_integer((json_int_t) m->fully_allocated));
+    output_add(j, "required", json_integer((json_int_t)m->required));
+    output_add(j, "fully-allocated", json_integer((json_int_t)m->fully_allocated));
     output_json(j);
 }
 

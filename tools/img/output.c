@@ -18,9 +18,12 @@ void output_json(const json_t *value)
 /* Length of the UTF-8 character at p, 0 when it is none. */
 static size_t utf8_length(const char *p)
 {
-    unsigned char c = (unsigned char) *p;
-    size_t n = c < 0x80 ? 1 : c >= 0xc2 && c < 0xe0 ? 2 : c >= 0xe0 && c < 0xf0 ? 3
-               : c >= 0xf0 && c < 0xf5 ? 4 : 0;
+    unsigned char c = (unsigned char)*p;
+    size_t n = c < 0x80                ? 1
+               : c >= 0xc2 && c < 0xe0 ? 2
+               : c >= 0xe0 && c < 0xf0 ? 3
+               : c >= 0xf0 && c < 0xf5 ? 4
+                                       : 0;
     json_t *probe = n ? json_stringn(p, strnlen(p, n)) : NULL;
     if (!probe)
         return 0;
@@ -98,13 +101,15 @@ void output_tree(const json_t *value, int depth)
     if (json_is_object(value)) {
         const char *key;
         json_t *member;
-        json_object_foreach((json_t *) value, key, member) {
+        json_object_foreach((json_t *)value, key, member)
+        {
             print_member(key, member, depth);
         }
     } else if (json_is_array(value)) {
         size_t i;
         json_t *member;
-        json_array_foreach(value, i, member) {
+        json_array_foreach(value, i, member)
+        {
             char key[32];
             snprintf(key, sizeof(key), "[%zu]", i);
             print_member(key, member, depth);

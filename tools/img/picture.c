@@ -70,10 +70,10 @@ static void legend_line(struct pen *pen, const struct cells *cells, int kind, in
     if (bytes == 0)
         return;
     printf("%*s", LABEL, "");
-    put_cell(pen, (struct cell){ (uint8_t) kind, (uint8_t) layer });
+    put_cell(pen, (struct cell){ (uint8_t)kind, (uint8_t)layer });
     set_color(pen, -1);
     printf(" %-20s %10s  %5.1f%%\n", name, human_size(bytes).s,
-           100.0 * (double) bytes / (double) (cells->end - cells->start));
+           100.0 * (double)bytes / (double)(cells->end - cells->start));
 }
 
 static void legend(struct pen *pen, struct cells *cells)
@@ -126,7 +126,8 @@ void picture_bar(struct blk_node *node)
     uint64_t size = blk_size(node), stored = 0;
     unsigned columns = term_columns(STDOUT_FILENO);
     struct cells cells;
-    if (size == 0 || cells_fill(&cells, node, 0, size, MIN(columns > 50 ? columns - 46u : 20u, 64u)) < 0)
+    if (size == 0 ||
+        cells_fill(&cells, node, 0, size, MIN(columns > 50 ? columns - 46u : 20u, 64u)) < 0)
         return;
     for (int kind = CELL_COMPRESSED; kind <= CELL_DATA; kind++) {
         for (int layer = 0; layer < CELL_LAYERS; layer++)
@@ -137,6 +138,6 @@ void picture_bar(struct blk_node *node)
     for (size_t i = 0; i < cells.n; i++)
         put_cell(&pen, cells.cell[i]);
     set_color(&pen, -1);
-    printf(" %.1f%%, %s\n", 100.0 * (double) stored / (double) size, human_size(stored).s);
+    printf(" %.1f%%, %s\n", 100.0 * (double)stored / (double)size, human_size(stored).s);
     cells_free(&cells);
 }

@@ -19,10 +19,15 @@ struct resize {
 static const struct arg_def args[] = {
     ARGS_FORMAT(struct resize, format),
     ARGS_IMAGE_OPTS(struct resize, image_opts),
-    { .name = "preallocation", .kind = ARG_CHOICE, .at = offsetof(struct resize, preallocation),
-      .value = "MODE", .hint = "off|metadata|falloc|full",
+    { .name = "preallocation",
+      .kind = ARG_CHOICE,
+      .at = offsetof(struct resize, preallocation),
+      .value = "MODE",
+      .hint = "off|metadata|falloc|full",
       .help = "reserve the space of the new part now (off)" },
-    { .name = "shrink", .kind = ARG_FLAG, .at = offsetof(struct resize, shrink),
+    { .name = "shrink",
+      .kind = ARG_FLAG,
+      .at = offsetof(struct resize, shrink),
       .help = "yes, what lies beyond the new end shall be lost" },
     ARGS_QUIET(struct resize, quiet),
     ARGS_OBJECT,
@@ -34,7 +39,7 @@ static enum blk_prealloc prealloc_of(const char *mode)
     static const char *const modes[] = { "off", "metadata", "falloc", "full" };
     for (unsigned i = 0; mode && i < 4; i++) {
         if (strcmp(mode, modes[i]) == 0)
-            return (enum blk_prealloc) i;
+            return (enum blk_prealloc)i;
     }
     return BLK_PREALLOC_OFF;
 }
@@ -75,7 +80,8 @@ static int resize_node(const struct resize *o, struct blk_node *node, const char
         return 1;
     }
     if (size < present && !o->shrink) {
-        complain("'%s' would shrink from %s to %s: all data beyond would be lost. Make sure that the guest "
+        complain("'%s' would shrink from %s to %s: all data beyond would be lost. Make sure that "
+                 "the guest "
                  "does not use it, then say --shrink",
                  filename, human_size(present).s, human_size(size).s);
         return 1;
@@ -111,7 +117,8 @@ static int run(const struct command *self, int argc, char **argv)
 {
     struct resize o = { 0 };
     int first, code;
-    /* The size comes last and may begin with a '-', so it is taken off before options are looked at. */
+    /* The size comes last and may begin with a '-', so it is taken off before options are looked
+     * at. */
     const char *size = argc >= 3 ? argv[argc - 1] : NULL;
     if (size && size[0] == '-' && (size[1] < '0' || size[1] > '9'))
         size = NULL;

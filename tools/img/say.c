@@ -1,5 +1,5 @@
-/* Messages to people. One call, one whole line: the line is put together first and written at once, so
- * that lines of several threads do not mix. */
+/* Messages to people. One call, one whole line: the line is put together first and written at once,
+ * so that lines of several threads do not mix. */
 #include "img.h"
 
 #include <pthread.h>
@@ -33,7 +33,7 @@ static void add_with_alias(struct strbuf *out, const char *p)
     LOCK_SCOPE(&alias_lock);
     for (const char *hit; alias_work && (hit = strstr(p, alias_work));
          p = hit + strlen(alias_work)) {
-        strbuf_addn(out, p, (size_t) (hit - p));
+        strbuf_addn(out, p, (size_t)(hit - p));
         strbuf_add(out, alias_name);
     }
     strbuf_add(out, p);

@@ -14,12 +14,14 @@ bool sink_is_safe(const char *name, struct blk_node *source)
     const char *plain = strncmp(name, "file:", 5) == 0 ? name + 5 : name;
     if (!image_rests_on(source, plain))
         return true;
-    complain("'%s' is what '%s' is read from, so it cannot be the target: give the target another name",
-             name, blk_filename(source));
+    complain(
+        "'%s' is what '%s' is read from, so it cannot be the target: give the target another name",
+        name, blk_filename(source));
     return false;
 }
 
-static bool open_node(struct sink *sink, const struct sink_spec *spec, const char *name, unsigned flags)
+static bool open_node(struct sink *sink, const struct sink_spec *spec, const char *name,
+                      unsigned flags)
 {
     struct image_spec image = {
         .name = name,

@@ -17,18 +17,21 @@ struct sink {
     struct target target;
     struct blk_node *node;
     struct blk_limits limits;
-    bool fresh;    /* just made: nothing was in it before */
-    bool durable;  /* bring it to the disk before it gets its name */
+    bool fresh;   /* just made: nothing was in it before */
+    bool durable; /* bring it to the disk before it gets its name */
 };
-#define SINK_INIT { .target = TARGET_INIT }
+#define SINK_INIT             \
+    {                         \
+        .target = TARGET_INIT \
+    }
 
 struct sink_spec {
     const char *name, *format;
-    const char *cache;          /* NULL: unsafe, and durable at the end */
-    const char *options;        /* for making; NULL: none */
+    const char *cache;   /* NULL: unsafe, and durable at the end */
+    const char *options; /* for making; NULL: none */
     const char *backing_file, *backing_format;
     uint64_t size;
-    bool image_opts;            /* for reuse */
+    bool image_opts; /* for reuse */
     bool quiet;
 };
 

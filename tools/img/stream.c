@@ -1,5 +1,5 @@
-/* The calling thread moves the bytes through the descriptor, in order; a pool reads or writes the image.
- * Between them go SLOTS buffers in a ring: memory stays bounded whatever comes.
+/* The calling thread moves the bytes through the descriptor, in order; a pool reads or writes the
+ * image. Between them go SLOTS buffers in a ring: memory stays bounded whatever comes.
  *
  * A slot is with a worker (BUSY) or not (IDLE). Slots are taken round robin, so that waiting for
  * slot i to be IDLE again bounds the work under way; stream_out writes them in the order they were
@@ -108,7 +108,7 @@ static int ring_begin(struct ring *ring, const struct stream *s)
             return -ENOMEM;
     }
     unsigned workers = s->workers ? s->workers : usable_cores();
-    return pool_create(&ring->pool, MIN(workers, (unsigned) SLOTS), "stream");
+    return pool_create(&ring->pool, MIN(workers, (unsigned)SLOTS), "stream");
 }
 
 static void ring_end(struct ring *ring)
@@ -124,12 +124,12 @@ static void keep_rate(const struct stream *s, const struct timespec *began)
         return;
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    double spent = (double) (now.tv_sec - began->tv_sec) +
-                   (double) (now.tv_nsec - began->tv_nsec) / 1e9;
-    double wait = (double) s->moved / (double) s->rate_limit - spent;
+    double spent =
+        (double)(now.tv_sec - began->tv_sec) + (double)(now.tv_nsec - began->tv_nsec) / 1e9;
+    double wait = (double)s->moved / (double)s->rate_limit - spent;
     if (wait > 0) {
         struct pollfd stop = { .fd = watch_stop_fd(), .events = POLLIN };
-        poll(&stop, 1, wait > 1000 ? 1000000 : (int) (wait * 1000));
+        poll(&stop, 1, wait > 1000 ? 1000000 : (int)(wait * 1000));
     }
 }
 
@@ -143,7 +143,7 @@ static int write_zero_run(const struct stream *s, uint64_t offset, uint64_t len)
 static int write_slot(const struct ring *ring, const struct slot *slot)
 {
     const struct stream *s = ring->stream;
-    size_t grain = s->compress ? (size_t) ring->limits.max_compressed : GRAIN;
+    size_t grain = s->compress ? (size_t)ring->limits.max_compressed : GRAIN;
     for (size_t at = 0; at < slot->len;) {
         size_t left = slot->len - at;
         bool zero = false;
@@ -191,9 +191,9 @@ static ssize_t read_full(int fd, uint8_t *buf, size_t len)
             return -errno;
         if (n == 0)
             break;
-        got += (size_t) n;
+        got += (size_t)n;
     }
-    return (ssize_t) got;
+    return (ssize_t)got;
 }
 
 static int resize(const struct stream *s, uint64_t size)
@@ -210,8 +210,8 @@ static int make_room(const struct stream *s, uint64_t end, uint64_t *size)
     if (end <= *size)
         return 0;
     if (!s->grow) {
-        complain("the stream is longer than '%s', which has %" PRIu64 " bytes", blk_filename(s->node),
-                 *size);
+        complain("the stream is longer than '%s', which has %" PRIu64 " bytes",
+                 blk_filename(s->node), *size);
         return -ENOSPC;
     }
     uint64_t wanted = round_up(end, GROW_STEP);
@@ -221,7 +221,8 @@ static int make_room(const struct stream *s, uint64_t end, uint64_t *size)
     return r;
 }
 
-/* Hands slot after slot to the pool until the stream ends. Complains about what is not a worker's failure. */
+/* Hands slot after slot to the pool until the stream ends. Complains about what is not a worker's
+ * failure. */
 static int pump_in(struct ring *ring, struct stream *s, int fd)
 {
     uint64_t size = blk_size(s->node);
@@ -229,23 +230,24 @@ static int pump_in(struct ring *ring, struct stream *s, int fd)
         struct slot *slot = &ring->slots[i];
         if (wait_while_busy(slot) < 0)
             return 0; /* the caller looks at ring->result */
-        ssize_t n = read_full(fd, slot->buf, (size_t) MIN((uint64_t) SLOT_SIZE, s->length - s->moved));
+        ssize_t n =
+            read_full(fd, slot->buf, (size_t)MIN((uint64_t)SLOT_SIZE, s->length - s->moved));
         if (n < 0) {
             if (n != -ECANCELED)
-                complain("cannot read the stream: %s", strerror((int) -n));
-            return (int) n;
+                complain("cannot read the stream: %s", strerror((int)-n));
+            return (int)n;
         }
         if (n == 0)
             return 0;
         /* Disks have whole sectors, and what is compressed has whole clusters. */
-        uint64_t sectors = round_up((uint64_t) n, 512);
+        uint64_t sectors = round_up((uint64_t)n, 512);
         slot->offset = s->offset + s->moved;
         int r = make_room(s, slot->offset + sectors, &size);
         if (r < 0)
             return r;
         uint64_t padded = s->compress ? round_up(sectors, ring->limits.max_compressed) : sectors;
-        slot->len = (size_t) MIN(padded, size - slot->offset);
-        memset(slot->buf + n, 0, slot->len - (size_t) n);
+        slot->len = (size_t)MIN(padded, size - slot->offset);
+        memset(slot->buf + n, 0, slot->len - (size_t)n);
         submit(slot, write_job);
         s->moved += sectors;
         watch_done(s->moved);
@@ -268,8 +270,8 @@ int stream_in(struct stream *s, int fd)
         wait_while_busy(&ring.slots[i]);
     if (r == 0 && ring.result < 0) {
         r = ring.result;
-        complain("cannot write '%s' at offset %" PRIu64 ": %s", blk_filename(s->node), ring.failed_at,
-                 strerror(-r));
+        complain("cannot write '%s' at offset %" PRIu64 ": %s", blk_filename(s->node),
+                 ring.failed_at, strerror(-r));
     }
     uint64_t end = s->offset + s->moved;
     if (r == 0 && s->grow && blk_size(s->node) != end)
@@ -282,7 +284,8 @@ int stream_in(struct stream *s, int fd)
 
 static int read_slot(struct slot *slot)
 {
-    return concat_read(slot->ring->stream->sources, slot->offset, slot->buf, slot->len, &slot->zero);
+    return concat_read(slot->ring->stream->sources, slot->offset, slot->buf, slot->len,
+                       &slot->zero);
 }
 
 static void read_job(void *arg)
@@ -310,7 +313,7 @@ static int write_full(int fd, const uint8_t *buf, size_t len)
         if (n < 0)
             return -errno;
         buf += n;
-        len -= (size_t) n;
+        len -= (size_t)n;
     }
     return 0;
 }
@@ -327,7 +330,7 @@ static int put_zeroes(int fd, size_t len, bool seekable)
 {
     static const uint8_t zeroes[64 << 10];
     if (seekable)
-        return lseek(fd, (off_t) len, SEEK_CUR) < 0 ? -errno : 0;
+        return lseek(fd, (off_t)len, SEEK_CUR) < 0 ? -errno : 0;
     int r = 0;
     while (len > 0 && r == 0) {
         size_t n = MIN(len, sizeof(zeroes));
@@ -345,7 +348,7 @@ static int pump_out(struct ring *ring, struct stream *s, int fd, bool seekable)
         while (asked < s->length && in - out < SLOTS) {
             struct slot *slot = &ring->slots[in % SLOTS];
             slot->offset = s->offset + asked;
-            slot->len = (size_t) MIN((uint64_t) SLOT_SIZE, s->length - asked);
+            slot->len = (size_t)MIN((uint64_t)SLOT_SIZE, s->length - asked);
             submit(slot, read_job);
             asked += slot->len;
             in++;
@@ -420,7 +423,7 @@ int stream_copy(struct stream *s)
         if (watch_stopped())
             r = -ECANCELED;
         slot->offset = s->moved;
-        slot->len = (size_t) MIN((uint64_t) SLOT_SIZE, s->length - s->moved);
+        slot->len = (size_t)MIN((uint64_t)SLOT_SIZE, s->length - s->moved);
         if (r == 0)
             submit(slot, copy_job);
         s->moved += slot->len;
@@ -448,11 +451,11 @@ int stream_through(struct stream *s, int in, int out)
     while (r == 0) {
         ssize_t n = read_full(in, buf, SLOT_SIZE);
         if (n <= 0) {
-            r = (int) n;
+            r = (int)n;
             break;
         }
-        size_t sectors = round_up((uint64_t) n, 512);
-        memset(buf + n, 0, sectors - (size_t) n);
+        size_t sectors = round_up((uint64_t)n, 512);
+        memset(buf + n, 0, sectors - (size_t)n);
         r = write_full(out, buf, sectors);
         s->moved += sectors;
         watch_done(s->moved);

@@ -1,4 +1,5 @@
-/* Pipes: a raw disk that comes from a descriptor, or goes to one, in order and without end known. */
+/* Pipes: a raw disk that comes from a descriptor, or goes to one, in order and without end known.
+ */
 #ifndef IMG_STREAM_H
 #define IMG_STREAM_H
 
@@ -9,17 +10,17 @@ struct blk_node;
 struct concat;
 
 struct stream {
-    struct blk_node *node;  /* in, copy: the image that is written */
+    struct blk_node *node;        /* in, copy: the image that is written */
     const struct concat *sources; /* out, copy: the images that are read */
-    uint64_t offset;        /* in: of the node; out: of the sources */
-    uint64_t length;        /* at most; UINT64_MAX: all that comes */
-    uint64_t rate_limit;    /* bytes per second, 0: none */
-    unsigned workers;       /* 0: one per core */
-    bool grow;              /* in: the node is resized to what comes */
-    bool compress;          /* in */
-    bool skip_zeroes;       /* in: runs of zeroes need not be written */
-    bool detect_zeroes;     /* in: look for them */
-    uint64_t moved;         /* bytes, for the caller */
+    uint64_t offset;              /* in: of the node; out: of the sources */
+    uint64_t length;              /* at most; UINT64_MAX: all that comes */
+    uint64_t rate_limit;          /* bytes per second, 0: none */
+    unsigned workers;             /* 0: one per core */
+    bool grow;                    /* in: the node is resized to what comes */
+    bool compress;                /* in */
+    bool skip_zeroes;             /* in: runs of zeroes need not be written */
+    bool detect_zeroes;           /* in: look for them */
+    uint64_t moved;               /* bytes, for the caller */
 };
 
 /* 0, or -errno after a complaint; -ECANCELED without one when a signal came. */

@@ -14,10 +14,10 @@
 enum {
     COLUMNS = 512,
     ROWS = 48,
-    CELL_W = 2,   /* user units */
+    CELL_W = 2, /* user units */
     ROW_H = 10,
     ROW_GAP = 2,
-    MARGIN = 90,  /* left of the rows, for the offsets */
+    MARGIN = 90, /* left of the rows, for the offsets */
     TOP = 40,
     LEGEND_H = 20,
 };
@@ -56,7 +56,7 @@ static void put_text(FILE *out, const char *text)
             fputs("&lt;", out);
         else if (*text == '&')
             fputs("&amp;", out);
-        else if ((unsigned char) *text < ' ')
+        else if ((unsigned char)*text < ' ')
             fputc('?', out);
         else
             fputc(*text, out);
@@ -102,15 +102,16 @@ static void put_legend(FILE *out, const struct cells *cells, size_t y)
     for (int kind = CELL_KINDS - 1; kind >= 0; kind--) {
         for (int layer = 0; layer < CELL_LAYERS; layer++) {
             uint64_t bytes = cells->bytes[kind][layer];
-            struct cell cell = { (uint8_t) kind, (uint8_t) layer };
+            struct cell cell = { (uint8_t)kind, (uint8_t)layer };
             char name[64];
             if (bytes == 0)
                 continue;
             fprintf(out,
                     "<rect x=\"%zu\" y=\"%zu\" width=\"12\" height=\"12\" fill=\"%s\"%s/>"
                     "<text x=\"%zu\" y=\"%zu\">%s: %s</text>\n",
-                    x, y, color_of(cell), cell.kind == CELL_COMPRESSED ? " fill-opacity=\"0.55\"" : "",
-                    x + 17, y + 10, name_of(cell, name, sizeof(name)), human_size(bytes).s);
+                    x, y, color_of(cell),
+                    cell.kind == CELL_COMPRESSED ? " fill-opacity=\"0.55\"" : "", x + 17, y + 10,
+                    name_of(cell, name, sizeof(name)), human_size(bytes).s);
             x += 170;
             if (x + 150 > MARGIN + COLUMNS * CELL_W) {
                 x = MARGIN;

@@ -1,6 +1,7 @@
-/* Only one target exists at a time, so that the signal watcher can remove it: `doomed` is its hidden
- * name, or NULL. It is set before the file exists and cleared after it has its final name. The watcher
- * keeps the lock when it leaves in haste, so that the name is not freed under its hands.
+/* Only one target exists at a time, so that the signal watcher can remove it: `doomed` is its
+ * hidden name, or NULL. It is set before the file exists and cleared after it has its final name.
+ * The watcher keeps the lock when it leaves in haste, so that the name is not freed under its
+ * hands.
  */
 #include "target.h"
 
@@ -59,7 +60,7 @@ static char *resolve(const char *name)
         char *next = NULL;
         if (link[0] == '/' || !slash)
             next = strdup(link);
-        else if (asprintf(&next, "%.*s/%s", (int) (slash - path), path, link) < 0)
+        else if (asprintf(&next, "%.*s/%s", (int)(slash - path), path, link) < 0)
             next = NULL;
         free(path);
         path = next;
@@ -71,13 +72,13 @@ static char *resolve(const char *name)
 static char *hidden_name(const char *path)
 {
     const char *slash = strrchr(path, '/');
-    int dir = slash ? (int) (slash - path + 1) : 0;
+    int dir = slash ? (int)(slash - path + 1) : 0;
     uint32_t random = 0;
     if (getrandom(&random, sizeof(random), GRND_NONBLOCK) < 0)
-        random = (uint32_t) (uintptr_t) &random;
+        random = (uint32_t)(uintptr_t)&random;
     char *name = NULL;
     /* A long name is cut, so that the whole stays within what a file system takes. */
-    if (asprintf(&name, "%.*s.%.200s.platter-%ld-%08x", dir, path, path + dir, (long) getpid(),
+    if (asprintf(&name, "%.*s.%.200s.platter-%ld-%08x", dir, path, path + dir, (long)getpid(),
                  random) < 0)
         return NULL;
     return name;
@@ -130,10 +131,11 @@ static bool take_over(struct target *t, const struct stat *old)
     t->holder = image_open(&spec);
     if (!t->holder)
         return false;
-    /* The owner may be out of reach; the mode is ours to set, but set-id bits do not go to another's. */
+    /* The owner may be out of reach; the mode is ours to set, but set-id bits do not go to
+     * another's. */
     mode_t mode = old->st_mode & 07777;
     if (fchown(t->fd, old->st_uid, old->st_gid) < 0)
-        mode &= ~(mode_t) (S_ISUID | S_ISGID);
+        mode &= ~(mode_t)(S_ISUID | S_ISGID);
     if (fchmod(t->fd, mode) < 0) {
         complain("cannot give the new '%s' the mode of the old one: %s", t->name, strerror(errno));
         return false;
@@ -248,5 +250,5 @@ void target_end(struct target *t)
     free(t->work);
     free(t->path);
     free(t->hidden);
-    *t = (struct target) TARGET_INIT;
+    *t = (struct target)TARGET_INIT;
 }

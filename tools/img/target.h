@@ -1,11 +1,12 @@
 /* The file that convert and dd make: it appears complete under its name, or not at all.
  *
  * A new file is made out of sight, as a file without a name where the system has that, else
- * under ".NAME.platter-PID-RANDOM" in the same directory, and takes the name once it is complete and
- * on the disk. So it survives neither a failure nor a signal nor a crash half done, and what lay
- * under the name before stays whole until then.
+ * under ".NAME.platter-PID-RANDOM" in the same directory, and takes the name once it is complete
+ * and on the disk. So it survives neither a failure nor a signal nor a crash half done, and what
+ * lay under the name before stays whole until then.
  *
- * States: begun -> published | abandoned. Devices, pipes and names with a protocol are written in place.
+ * States: begun -> published | abandoned. Devices, pipes and names with a protocol are written in
+ * place.
  */
 #ifndef IMG_TARGET_H
 #define IMG_TARGET_H
@@ -23,7 +24,10 @@ struct target {
     int fd;           /* the file that is being made; -1: in place */
     struct blk_node *holder; /* keeps others off the file that is being replaced */
 };
-#define TARGET_INIT { .fd = -1 }
+#define TARGET_INIT \
+    {               \
+        .fd = -1    \
+    }
 
 /* nameless: may be a file without a name (a relative backing file name would not be found then).
  * False after a complaint. */

@@ -22,10 +22,10 @@ struct transfer {
     struct convert *o;
     struct blk_node **sources;
     int n;
-    bool from_pipe;   /* one source, which cannot be read twice */
-    int in;           /* that one */
-    uint64_t total;   /* bytes of all sources */
-    uint64_t before;  /* of the sources that are done */
+    bool from_pipe;  /* one source, which cannot be read twice */
+    int in;          /* that one */
+    uint64_t total;  /* bytes of all sources */
+    uint64_t before; /* of the sources that are done */
     struct blk_node *current;
 };
 
@@ -42,7 +42,8 @@ static bool stdin_is_file(void)
            lseek(STDIN_FILENO, 0, SEEK_CUR) == 0;
 }
 
-/* A name that stands for bytes which go by once: a named pipe, or the /dev/fd/63 of a shell's <(...). */
+/* A name that stands for bytes which go by once: a named pipe, or the /dev/fd/63 of a shell's
+ * <(...). */
 static bool is_pipe(const char *name)
 {
     struct stat st;
@@ -96,21 +97,23 @@ static void bad_sector(void *opaque, uint64_t offset, uint64_t len, int error)
 {
     const struct transfer *t = opaque;
     if (!t->o->quiet)
-        complain("warning: cannot read '%s' at offset %" PRIu64 ", %" PRIu64 " bytes become zeroes: %s",
+        complain("warning: cannot read '%s' at offset %" PRIu64 ", %" PRIu64
+                 " bytes become zeroes: %s",
                  blk_filename(t->current), offset, len, strerror(error));
 }
 
 static int step(void *opaque, uint64_t done, uint64_t total)
 {
     const struct transfer *t = opaque;
-    (void) total;
+    (void)total;
     watch_done(t->before + done);
     return watch_stopped();
 }
 
-/* The layer of the source whose content the target's backing file has: the file itself where it is one of
- * the layers, else by agreement the first one below the source. */
-static struct blk_node *base_of(const struct transfer *t, struct blk_node *source, const char *target)
+/* The layer of the source whose content the target's backing file has: the file itself where it is
+ * one of the layers, else by agreement the first one below the source. */
+static struct blk_node *base_of(const struct transfer *t, struct blk_node *source,
+                                const char *target)
 {
     const char *backing = t->o->backing;
     if (!backing)
@@ -118,7 +121,7 @@ static struct blk_node *base_of(const struct transfer *t, struct blk_node *sourc
     _cleanup_free_ char *beside = NULL;
     const char *slash = strrchr(target, '/');
     if (slash && backing[0] != '/') {
-        if (asprintf(&beside, "%.*s/%s", (int) (slash - target), target, backing) < 0)
+        if (asprintf(&beside, "%.*s/%s", (int)(slash - target), target, backing) < 0)
             beside = NULL;
     }
     struct stat wanted, st;
@@ -143,7 +146,7 @@ static int copy_one(struct transfer *t, struct sink *sink, struct blk_node *sour
         .dst_offset = t->before,
         .length = blk_size(source),
         .base = base_of(t, source, sink->target.name),
-        .workers = (unsigned) o->workers,
+        .workers = (unsigned)o->workers,
         .min_sparse = o->offload ? 0 : o->sparse,
         .rate_limit = o->rate,
         .compress = o->compress,
@@ -170,7 +173,7 @@ static int fill_from_pipe(struct transfer *t, struct sink *sink, bool zero)
         .node = sink->node,
         .length = UINT64_MAX,
         .rate_limit = o->rate,
-        .workers = (unsigned) o->workers,
+        .workers = (unsigned)o->workers,
         .grow = sink->fresh,
         .compress = o->compress,
         .skip_zeroes = zero,
@@ -188,7 +191,8 @@ static int fill_across(struct transfer *t, const struct concat *all, struct sink
 {
     const struct convert *o = t->o;
     if (o->salvage || o->backing) {
-        complain("-c of several images goes with neither --salvage nor -B unless each, but the last, is a "
+        complain("-c of several images goes with neither --salvage nor -B unless each, but the "
+                 "last, is a "
                  "multiple of %" PRIu64 " bytes long",
                  sink->limits.max_compressed);
         return -EINVAL;
@@ -198,7 +202,7 @@ static int fill_across(struct transfer *t, const struct concat *all, struct sink
         .sources = all,
         .length = t->total,
         .rate_limit = o->rate,
-        .workers = (unsigned) o->workers,
+        .workers = (unsigned)o->workers,
         .compress = true,
         .skip_zeroes = zero,
         .detect_zeroes = o->sparse > 0,
@@ -233,7 +237,8 @@ static bool wanted_size(const struct transfer *t, uint64_t *size)
     if (!parse_size(t->o->own_size, "image size", size))
         return false;
     if (*size < t->total) {
-        complain("-o size=%s is less than the %" PRIu64 " bytes of the source", t->o->own_size, t->total);
+        complain("-o size=%s is less than the %" PRIu64 " bytes of the source", t->o->own_size,
+                 t->total);
         return false;
     }
     return true;
@@ -292,7 +297,8 @@ static int to_image(struct transfer *t, const char *target)
 static bool pipe_is_fit(const struct convert *o, const char *name, int fd)
 {
     if (o->target_opts || strcmp(o->target_format, "raw") != 0) {
-        complain("only raw can be written to the stream '%s': use -O raw, or give a file name", name);
+        complain("only raw can be written to the stream '%s': use -O raw, or give a file name",
+                 name);
     } else if (o->no_create || o->options || o->backing) {
         complain("-n, -o and -B are for images in files, not for the stream '%s'", name);
     } else if (isatty(fd)) {
@@ -324,7 +330,7 @@ static int to_pipe(struct transfer *t, const char *name)
         .sources = &all,
         .length = t->total,
         .rate_limit = o->rate,
-        .workers = (unsigned) o->workers,
+        .workers = (unsigned)o->workers,
     };
     return stream_out(&s, fd) < 0 ? 1 : 0;
 }
@@ -332,7 +338,7 @@ static int to_pipe(struct transfer *t, const char *name)
 int convert(struct convert *o, char **sources, int n, const char *target)
 {
     struct transfer t = { .o = o, .n = n, .in = -1 };
-    t.sources = calloc((size_t) n, sizeof(struct blk_node *));
+    t.sources = calloc((size_t)n, sizeof(struct blk_node *));
     if (!t.sources) {
         complain("out of memory");
         return 1;

@@ -35,10 +35,10 @@ static struct {
     enum style style;
     FILE *percent_out; /* where the qemu style goes */
     pthread_t thread;
-    int signals;  /* signalfd */
-    int quit;     /* eventfd: watch_end wants the thread back */
-    int stop;     /* eventfd: stays readable once a signal came */
-    double began; /* seconds */
+    int signals;        /* signalfd */
+    int quit;           /* eventfd: watch_end wants the thread back */
+    int stop;           /* eventfd: stays readable once a signal came */
+    double began;       /* seconds */
     atomic_int stopped; /* the signal */
     atomic_uint_fast64_t total, done;
     void (*_Atomic leave)(void);
@@ -53,7 +53,7 @@ static double now(void)
 {
     struct timespec ts;
     clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (double) ts.tv_sec + (double) ts.tv_nsec / 1e9;
+    return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
 }
 
 struct state {
@@ -66,11 +66,11 @@ static struct state look(void)
 {
     struct state s = { .done = atomic_load(&watch.done), .total = atomic_load(&watch.total) };
     s.elapsed = now() - watch.began;
-    s.percent = s.total ? 100.0 * (double) s.done / (double) s.total : 0;
+    s.percent = s.total ? 100.0 * (double)s.done / (double)s.total : 0;
     if (s.percent > 100)
         s.percent = 100;
-    s.rate = s.elapsed > 0 ? (double) s.done / s.elapsed : 0;
-    s.left = s.total && s.rate > 0 ? (double) (s.total - s.done) / s.rate : -1;
+    s.rate = s.elapsed > 0 ? (double)s.done / s.elapsed : 0;
+    s.left = s.total && s.rate > 0 ? (double)(s.total - s.done) / s.rate : -1;
     return s;
 }
 
@@ -80,7 +80,7 @@ static void clock_text(double seconds, char *buf, size_t size)
         snprintf(buf, size, "--:--");
         return;
     }
-    unsigned long s = (unsigned long) (seconds + 0.5);
+    unsigned long s = (unsigned long)(seconds + 0.5);
     if (s >= 3600)
         snprintf(buf, size, "%lu:%02lu:%02lu", s / 3600, s / 60 % 60, s % 60);
     else
@@ -94,16 +94,17 @@ static void draw_bar(void)
     if (s.total) {
         char left[32];
         clock_text(s.left, left, sizeof(left));
-        strbuf_addf(&tail, " %5.1f%%  %s/s  %s left", s.percent, human_size((uint64_t) s.rate).s, left);
+        strbuf_addf(&tail, " %5.1f%%  %s/s  %s left", s.percent, human_size((uint64_t)s.rate).s,
+                    left);
     } else {
-        strbuf_addf(&tail, "%s  %s/s", human_size(s.done).s, human_size((uint64_t) s.rate).s);
+        strbuf_addf(&tail, "%s  %s/s", human_size(s.done).s, human_size((uint64_t)s.rate).s);
     }
     unsigned columns = term_columns(STDERR_FILENO);
     size_t used = strlen(watch.verb) + 1 + tail.len + 1;
     size_t width = columns > used + 4 ? columns - used : 4;
     if (width > 60)
         width = 60;
-    size_t full = (size_t) ((double) width * s.percent / 100);
+    size_t full = (size_t)((double)width * s.percent / 100);
     const char *on = term_utf8() ? "\u2588" : "#", *off = term_utf8() ? "\u2591" : "-";
     fprintf(stderr, "\r%s ", watch.verb);
     for (size_t i = 0; s.total && i < width; i++)
@@ -119,7 +120,7 @@ static void print_json(const char *state)
     fprintf(stderr,
             "{\"command\": \"%s\", \"state\": \"%s\", \"done\": %llu, \"total\": %llu, "
             "\"percent\": %.2f, \"elapsed\": %.2f, \"rate\": %.0f",
-            watch.verb, state, (unsigned long long) s.done, (unsigned long long) s.total, s.percent,
+            watch.verb, state, (unsigned long long)s.done, (unsigned long long)s.total, s.percent,
             s.elapsed, s.rate);
     if (s.left >= 0)
         fprintf(stderr, ", \"left\": %.1f", s.left);
@@ -141,10 +142,10 @@ static void print_line(void)
     clock_text(s.left, left, sizeof(left));
     if (s.total) {
         tell("%s: %s: %.2f%% of %s, %s/s, %s left", program, watch.verb, s.percent,
-             human_size(s.total).s, human_size((uint64_t) s.rate).s, left);
+             human_size(s.total).s, human_size((uint64_t)s.rate).s, left);
     } else {
         tell("%s: %s: %s done, %s/s", program, watch.verb, human_size(s.done).s,
-             human_size((uint64_t) s.rate).s);
+             human_size((uint64_t)s.rate).s);
     }
 }
 
@@ -173,7 +174,7 @@ static void leave_in_haste(int signo)
 /* Returns when watch_end calls. */
 static void *watcher(void *arg)
 {
-    (void) arg;
+    (void)arg;
     double deadline = 0;
     for (;;) {
         struct pollfd fds[] = {
@@ -186,7 +187,7 @@ static void *watcher(void *arg)
         if (r > 0 && fds[1].revents) {
             struct signalfd_siginfo info;
             if (read(watch.signals, &info, sizeof(info)) == sizeof(info)) {
-                int signo = (int) info.ssi_signo;
+                int signo = (int)info.ssi_signo;
                 if (signo == SIGUSR1) {
                     print_line();
                     continue;
@@ -194,7 +195,7 @@ static void *watcher(void *arg)
                 if (atomic_load(&watch.stopped))
                     leave_in_haste(signo);
                 atomic_store(&watch.stopped, signo);
-                (void) !write(watch.stop, &(uint64_t){ 1 }, sizeof(uint64_t));
+                (void)!write(watch.stop, &(uint64_t){ 1 }, sizeof(uint64_t));
                 deadline = now() + GRACE_MS / 1000.0;
             }
         }
@@ -286,8 +287,8 @@ void watch_guard(void (*leave)(void))
 
 int watch_step(void *opaque, uint64_t done, uint64_t total)
 {
-    (void) total;
-    watch_done(*(const uint64_t *) opaque + done);
+    (void)total;
+    watch_done(*(const uint64_t *)opaque + done);
     return watch_stopped();
 }
 
@@ -303,7 +304,7 @@ void watch_hide(void)
 int watch_end(int code)
 {
     if (watch.running) {
-        (void) !write(watch.quit, &(uint64_t){ 1 }, sizeof(uint64_t));
+        (void)!write(watch.quit, &(uint64_t){ 1 }, sizeof(uint64_t));
         pthread_join(watch.thread, NULL);
         watch.running = false;
     }

@@ -33,7 +33,8 @@ bool watch_stopped(void);
 /* For poll(2): readable once a signal asked to stop. */
 int watch_stop_fd(void);
 
-/* Called before leaving in haste; NULL: nothing to do. Must only use what is safe from another thread. */
+/* Called before leaving in haste; NULL: nothing to do. Must only use what is safe from another
+ * thread. */
 void watch_guard(void (*leave)(void));
 
 /* A blk_progress_fn; opaque points to the uint64_t of bytes that earlier parts account for. */
