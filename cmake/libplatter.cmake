@@ -26,6 +26,8 @@ if(NOT PLATTER_SANITIZE)
     target_link_options(platter PRIVATE -Wl,-z,defs)
 endif()
 
+# Relative to the file itself, so that the installed tree may be moved.
+file(RELATIVE_PATH up_to_prefix /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
 configure_file(cmake/platter.pc.in platter.pc @ONLY)
 install(TARGETS platter platter_static)
 install(FILES block/block.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/platter/block)
