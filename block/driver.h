@@ -106,6 +106,10 @@ struct driver {
     const struct opt_def *create_options; /* of making; must have "size" if sizes mean anything */
     size_t create_options_size;
 
+    /* How descriptions call the "file" edge, where it is not "file"; and a second child that is opened as the
+     * first is, NULL: none. */
+    const char *first_edge, *second_edge;
+
     /* 0..100: how sure this is the format, from the first len bytes (at most 2048, zero padded to
      * that) and the file name (may be NULL). Pure. */
     int (*probe)(const uint8_t *buf, size_t len, const char *filename);
@@ -183,7 +187,8 @@ static inline void *node_state(struct blk_node *n)
     return *(void **) (void *) n;
 }
 
-enum node_edge { EDGE_FILE, EDGE_BACKING, EDGE_DATA_FILE, EDGE_COUNT };
+/* EDGE_SECOND is what the driver's second_edge names. */
+enum node_edge { EDGE_FILE, EDGE_BACKING, EDGE_DATA_FILE, EDGE_SECOND, EDGE_COUNT };
 struct blk_node *node_child(struct blk_node *n, enum node_edge edge); /* NULL: none */
 
 unsigned node_open_flags(struct blk_node *n); /* enum blk_open_flag */

@@ -11,4 +11,8 @@ extern const struct driver null_aio_driver; /* another name for null-co */
 extern const struct driver memory_driver;
 extern const struct driver throttle_driver;
 
+/* instruments for tests */
+extern const struct driver blklogwrites_driver;
+extern const struct driver blkverify_driver;
+
 #endif

@@ -203,32 +203,30 @@ static int open_edge(json_t *value, const char *edge, const struct inherit *in,
     return 0;
 }
 
-/* The "file" edge, from "file" or else from "filename". Takes the keys out of desc. */
-static int open_file_edge(json_t *desc, const struct inherit *in, struct blk_node **out,
-                          struct error **err)
+/* The edge called `key`; the first edge may also be meant by "filename". Takes the keys out of desc. */
+static int open_child_edge(json_t *desc, const char *key, bool or_filename,
+                           const struct inherit *in, struct blk_node **out, struct error **err)
 {
-    json_t *file = json_object_get(desc, "file");
+    json_t *child = json_object_get(desc, key);
+    json_t *filename = or_filename ? json_object_get(desc, "filename") : NULL;
     _cleanup_json_ json_t *made = NULL;
 
-    if (!file && json_is_string(json_object_get(desc, "filename"))) {
-        const char *name = json_string_value(json_object_get(desc, "filename"));
+    if (!child && json_is_string(filename)) {
+        const char *name = json_string_value(filename);
         made = strncmp(name, "json:", 5) ? describe_protocol(name, err)
                                          : opts_parse_json(name + 5, err);
         if (!made)
             return -EINVAL;
-        file = made;
+        child = made;
+        key = "filename";
     }
-    if (!file)
-        return error_set(err, EINVAL, "nothing says which file to open: give file.filename=NAME");
+    if (!child)
+        return error_set(err, EINVAL, "nothing says which file to open: give %s.filename=NAME", key);
 
-    int ret = open_edge(file, "file", in, out, err);
-    if (ret < 0)
-        return ret;
-    if (!made)
-        json_object_del(desc, "file");
-    else
-        json_object_del(desc, "filename");
-    return 0;
+    int ret = open_edge(child, key, in, out, err);
+    if (ret == 0)
+        json_object_del(desc, key);
+    return ret;
 }
 
 /* ---- backing files ------------------------------------------------------------------------------ */
@@ -369,7 +367,7 @@ static int build(json_t *desc, const struct node_options *o, const struct inheri
                  struct blk_node **out, struct error **err)
 {
     const struct driver *d;
-    struct blk_node *file = NULL;
+    struct blk_node *file = NULL, *second = NULL;
     int ret = named_driver(desc, in->leaf, &d, err);
     if (ret < 0)
         return ret;
@@ -380,9 +378,12 @@ static int build(json_t *desc, const struct node_options *o, const struct inheri
         struct blk_node as = { .read_only = false };
         apply(&as, o, in);
         struct inherit below = child_of(&as, in, true);
-        ret = open_file_edge(desc, &below, &file, err);
+        ret = open_child_edge(desc, d && d->first_edge ? d->first_edge : "file", true, &below, &file,
+                              err);
         if (ret == 0 && !d)
             ret = probe_edge(&file, &d, err);
+        if (ret == 0 && d->second_edge)
+            ret = open_child_edge(desc, d->second_edge, false, &below, &second, err);
         if (ret < 0) {
             blk_close(file, NULL);
             return ret;
@@ -391,10 +392,12 @@ static int build(json_t *desc, const struct node_options *o, const struct inheri
     struct blk_node *n = node_new(d);
     if (!n) {
         blk_close(file, NULL);
+        blk_close(second, NULL);
         return error_set(err, ENOMEM, "out of memory");
     }
     apply(n, o, in);
     n->edge[EDGE_FILE] = file;
+    n->edge[EDGE_SECOND] = second;
     n->probed = probed;
     n->guard_magic = probed && !strcmp(d->name, "raw");
 

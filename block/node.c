@@ -11,8 +11,12 @@ static_assert(offsetof(struct blk_node, state) == 0, "node_state() in driver.h r
 static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct blk_node *registry; /* under registry_lock */
 
-const char *edge_name(enum node_edge edge)
+const char *edge_name(const struct blk_node *n, enum node_edge edge)
 {
+    if (edge == EDGE_FILE && n->drv->first_edge)
+        return n->drv->first_edge;
+    if (edge == EDGE_SECOND)
+        return n->drv->second_edge ? n->drv->second_edge : "";
     static const char *const names[EDGE_COUNT] = {
         [EDGE_FILE] = "file",
         [EDGE_BACKING] = "backing",
@@ -187,7 +191,7 @@ bool blk_probed(struct blk_node *node)
 struct blk_node *blk_child(struct blk_node *node, const char *edge)
 {
     for (int i = 0; i < EDGE_COUNT; i++)
-        if (!strcmp(edge_name((enum node_edge) i), edge))
+        if (!strcmp(edge_name(node, (enum node_edge) i), edge))
             return node->edge[i];
     return NULL;
 }
@@ -197,7 +201,7 @@ struct blk_node *blk_child_at(struct blk_node *node, unsigned i, const char **na
     for (int e = 0; e < EDGE_COUNT; e++)
         if (node->edge[e] && i-- == 0) {
             if (name)
-                *name = edge_name((enum node_edge) e);
+                *name = edge_name(node, (enum node_edge) e);
             return node->edge[e];
         }
     return NULL;

@@ -69,7 +69,7 @@ void node_discard(struct blk_node *n);
 int node_register(struct blk_node *n, const char *name, struct error **err);
 struct blk_node *node_find(const char *name);
 
-const char *edge_name(enum node_edge edge);
+const char *edge_name(const struct blk_node *n, enum node_edge edge);
 
 /* mapped.c: reads, writes, ... of drivers that map. Called by io.c, inside the gate. */
 int mapped_read(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt, uint64_t len,

@@ -16,6 +16,8 @@ const struct driver *const driver_table[] = {
     &memory_driver,
     /* filters */
     &throttle_driver,
+    &blklogwrites_driver,
+    &blkverify_driver,
     /* formats */
     &raw_driver,
     &qcow2_driver,
