@@ -178,6 +178,20 @@ def test_output_that_cannot_be_written(img, images):
             assert done.returncode and "No space left" in done.stderr
 
 
+def test_reader_that_has_enough(img, tmp):
+    """As in `img map disk | head -n 1`: no complaint."""
+    os.truncate(os.open("x", os.O_CREAT | os.O_WRONLY), 16 * MIB)
+    with open("x", "r+b") as file:
+        for at in range(0, 16 * MIB, 8 * KIB):
+            file.seek(at)
+            file.write(b"x")
+    process = subprocess.Popen([img.path, "map", "--output=json", "-f", "raw", "x"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(20) == 128 + 13 and not process.stderr.read()
+
+
 def test_loop_in_the_backing_chain(img, tmp, qemu_img):
     qemu_img("create", "-f", "qcow2", "a", "1M")
     qemu_img("create", "-f", "qcow2", "-b", "a", "-F", "qcow2", "b")

@@ -82,8 +82,8 @@ int cells_fill(struct cells *cells, struct blk_node *node, uint64_t start, uint6
     uint64_t length = end - start;
     if (length == 0)
         return 0;
-    /* No cell is smaller than a sector. */
-    cells->cell_size = MAX((length + wanted - 1) / wanted, UINT64_C(512));
+    /* No cell is smaller than a page: a small disk makes a small picture. */
+    cells->cell_size = MAX((length + wanted - 1) / wanted, UINT64_C(4096));
     cells->n = (size_t)((length + cells->cell_size - 1) / cells->cell_size);
     cells->cell = calloc(cells->n, sizeof(struct cell));
     if (!cells->cell) {

@@ -26,9 +26,11 @@ void help_version(void)
 /* One option as a synopsis shows it: "[-f FMT]", "[--output=OFMT]". */
 static void add_synopsis(struct strbuf *s, const struct arg_def *def)
 {
-    if (def->letter && def->value && def->kind != ARG_OPTIONAL)
+    /* Programs look into qemu-img's help for these words. */
+    bool spell_out = as_qemu && def->name && word_in(def->name, "size|start-offset|max-length");
+    if (def->letter && def->value && def->kind != ARG_OPTIONAL && !spell_out)
         strbuf_addf(s, "[-%c %s]", def->letter, def->value);
-    else if (def->letter)
+    else if (def->letter && !spell_out)
         strbuf_addf(s, "[-%c]", def->letter);
     else if (def->kind == ARG_OPTIONAL)
         strbuf_addf(s, "[--%s[=%s]]", def->name, def->value);

@@ -59,7 +59,7 @@ static int print_human(void *opaque, const struct run *run)
     }
     printf("%#-16" PRIx64 "%#-16" PRIx64 "%#-16" PRIx64 "%s\n", run->start, run->length,
            run->offset, run->file);
-    return 0;
+    return ferror(stdout);
 }
 
 static int print_json(void *opaque, const struct run *run)
@@ -74,7 +74,7 @@ static int print_json(void *opaque, const struct run *run)
         printf(", \"offset\": %" PRIu64, run->offset);
     putchar('}');
     *more = true;
-    return 0;
+    return ferror(stdout);
 }
 
 static int print(struct blk_node *node, const char *output, uint64_t start, uint64_t end)
@@ -113,7 +113,7 @@ static int map(const struct map *o, const char *filename)
     else if (o->length < size - o->start)
         end = o->start + o->length;
     int r = print(node, o->output ? o->output : "human", o->start, end);
-    return output_end(r ? 1 : 0);
+    return output_end(r && !ferror(stdout) ? 1 : 0);
 }
 
 static int run(const struct command *self, int argc, char **argv)

@@ -1,8 +1,11 @@
 #include "output.h"
 
 #include <errno.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/strbuf.h"
@@ -117,10 +120,19 @@ void output_tree(const json_t *value, int depth)
     }
 }
 
+/* Whoever read the output has enough of it. */
+static bool reader_is_gone(void)
+{
+    struct pollfd out = { .fd = STDOUT_FILENO };
+    return poll(&out, 1, 0) == 1 && (out.revents & POLLERR);
+}
+
 int output_end(int code)
 {
     if (fflush(stdout) == 0 && !ferror(stdout))
         return code;
+    if (reader_is_gone())
+        return code ? code : 128 + SIGPIPE; /* quietly, like other programs in front of head(1) */
     complain("cannot write the output: %s", strerror(errno));
     return code ? code : 1;
 }

@@ -40,7 +40,8 @@ static bool open_node(struct sink *sink, const struct sink_spec *spec, const cha
 
 bool sink_create(struct sink *sink, const struct sink_spec *spec)
 {
-    if (!target_begin(&sink->target, spec->name, !spec->backing_file))
+    bool nameless = !spec->backing_file || spec->backing_file[0] == '/';
+    if (!target_begin(&sink->target, spec->name, nameless))
         return false;
     struct blk_create_args make = {
         .filename = sink->target.work,

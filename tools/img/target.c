@@ -126,6 +126,7 @@ static bool take_over(struct target *t, const struct stat *old)
     struct image_spec spec = {
         .name = t->path,
         .format = "raw",
+        .cache = "unsafe", /* nobody waits for the disk to get what is about to go */
         .flags = BLK_OPEN_RDWR | BLK_OPEN_RESIZE | BLK_OPEN_NO_BACKING | BLK_OPEN_QUIET,
     };
     t->holder = image_open(&spec);
