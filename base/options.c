@@ -185,6 +185,10 @@ static int set_value(const struct opt_def *def, const json_t *value, void *dst, 
         return set_string(def, value, at, err);
     case OPT_ENUM:
         return set_enum(def, value, at, err);
+    case OPT_JSON:
+        json_decref(*(json_t **)at);
+        *(json_t **)at = json_incref((json_t *)(uintptr_t)value);
+        return 0;
     }
     assert(false);
     return -EINVAL;
@@ -230,6 +234,11 @@ void opts_free(const struct opt_def *table, void *dst)
             char **at = (char **)(void *)((char *)dst + def->at);
 
             free(*at);
+            *at = NULL;
+        } else if (def->type == OPT_JSON) {
+            json_t **at = (json_t **)(void *)((char *)dst + def->at);
+
+            json_decref(*at);
             *at = NULL;
         }
     }

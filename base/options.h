@@ -21,6 +21,7 @@ enum opt_type {
     OPT_NUMBER, /* uint64_t */
     OPT_STRING, /* char *, allocated; NULL when absent */
     OPT_ENUM,   /* int, one of choices */
+    OPT_JSON,   /* json_t *: a list or an object, for what no row can say; NULL when absent */
 };
 
 struct opt_choice {

@@ -21,7 +21,7 @@
 #include "block/driver_leaves.h"
 #include "filter.h"
 
-#define MAGIC UINT64_C(0x6a736677736872)
+#define MAGIC   UINT64_C(0x6a736677736872)
 #define VERSION 1
 
 enum entry_flag { ENTRY_FLUSH = 1, ENTRY_FUA = 2, ENTRY_DISCARD = 4 };
@@ -38,18 +38,30 @@ struct log_state {
 
     pthread_mutex_t lock;
     /* under lock */
-    uint64_t next;    /* sector of the log */
+    uint64_t next; /* sector of the log */
     uint64_t entries;
 };
 
 #define AT(m) .at = offsetof(struct log_options, m)
 
 static const struct opt_def log_options[] = {
-    { .name = "log-sector-size", .type = OPT_SIZE, AT(sector_size), .def = "512", .min = 512,
-      .max = 8 << 20, .help = "unit of the log" },
-    { .name = "log-super-update-interval", .type = OPT_NUMBER, AT(super_interval), .def = "4096",
-      .min = 1, .help = "entries between updates of the log's superblock" },
-    { .name = "log-append", .type = OPT_BOOL, AT(append), .def = "off",
+    { .name = "log-sector-size",
+      .type = OPT_SIZE,
+      AT(sector_size),
+      .def = "512",
+      .min = 512,
+      .max = 8 << 20,
+      .help = "unit of the log" },
+    { .name = "log-super-update-interval",
+      .type = OPT_NUMBER,
+      AT(super_interval),
+      .def = "4096",
+      .min = 1,
+      .help = "entries between updates of the log's superblock" },
+    { .name = "log-append",
+      .type = OPT_BOOL,
+      AT(append),
+      .def = "off",
       .help = "continue the log that is there" },
     OPT_END,
 };
@@ -111,7 +123,7 @@ static int find_end(struct log_state *s, struct error **err)
         uint64_t data = load_le64(b + 24);
         if (ret < 0 || data > blk_size(s->log))
             return error_set(err, EINVAL, "%s: the log is damaged at entry %llu",
-                             blk_filename(s->log), (unsigned long long) i);
+                             blk_filename(s->log), (unsigned long long)i);
         s->next += 1 + (load_le64(b + 16) & ENTRY_DISCARD ? 0 : div_round_up(data, s->sector));
     }
     return 0;
@@ -169,9 +181,9 @@ static int log_open(struct blk_node *n, const void *options, struct error **err)
 
     if (!is_pow2(o->sector_size))
         return error_set(err, EINVAL, "log-sector-size %llu is not a power of two",
-                         (unsigned long long) o->sector_size);
+                         (unsigned long long)o->sector_size);
     s->log = node_child(n, EDGE_SECOND);
-    s->sector = (uint32_t) o->sector_size;
+    s->sector = (uint32_t)o->sector_size;
     s->interval = o->super_interval;
     s->next = 1;
     int ret = 0;

@@ -48,14 +48,13 @@ static int verify_preadv(struct blk_node *n, uint64_t off, const struct iovec *i
         return -EAGAIN;
     if (ret != other) {
         node_warn(n, "reading %llu bytes at offset %llu: '%s' says %s, '%s' says %s",
-                  (unsigned long long) len, (unsigned long long) off,
-                  blk_filename(filter_below(n)), strerror(-ret), blk_filename(truth(n)),
-                  strerror(-other));
+                  (unsigned long long)len, (unsigned long long)off, blk_filename(filter_below(n)),
+                  strerror(-ret), blk_filename(truth(n)), strerror(-other));
         return ret < 0 ? ret : other;
     }
     uint64_t same = ret < 0 ? len : first_difference(iov, iovcnt, flat);
     if (same < len) {
-        node_warn(n, "contents mismatch at offset %llu", (unsigned long long) (off + same));
+        node_warn(n, "contents mismatch at offset %llu", (unsigned long long)(off + same));
         return -EIO;
     }
     return ret;
@@ -70,7 +69,7 @@ static int both(int a, int b)
 static int verify_pwritev(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt,
                           uint64_t len, unsigned flags)
 {
-    (void) len;
+    (void)len;
     if (flags & BLK_NOWAIT)
         return -EAGAIN; /* one could be written and the other not */
     return both(blk_writev(truth(n), off, iov, iovcnt, flags),
@@ -79,7 +78,7 @@ static int verify_pwritev(struct blk_node *n, uint64_t off, const struct iovec *
 
 static int verify_zero(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags)
 {
-    flags &= ~(unsigned) BLK_NO_FALLBACK;
+    flags &= ~(unsigned)BLK_NO_FALLBACK;
     return both(blk_zero(truth(n), off, len, flags), blk_zero(filter_below(n), off, len, flags));
 }
 
@@ -92,11 +91,11 @@ static int verify_open(struct blk_node *n, const void *options, struct error **e
 {
     uint64_t a = blk_size(filter_below(n)), b = blk_size(truth(n));
 
-    (void) options;
+    (void)options;
     if (a > b)
         return error_set(err, EINVAL, "blkverify: '%s' has %llu bytes, '%s' only %llu",
-                         blk_filename(filter_below(n)), (unsigned long long) a,
-                         blk_filename(truth(n)), (unsigned long long) b);
+                         blk_filename(filter_below(n)), (unsigned long long)a,
+                         blk_filename(truth(n)), (unsigned long long)b);
     node_set_size(n, a);
     node_set_fixed_size(n);
     return 0;

@@ -46,22 +46,23 @@ BLK_API void blk_on_warning(blk_warning_fn *fn, void *opaque);
 /* ---- opening and closing ------------------------------------------------------------------- */
 
 enum blk_open_flag {
-    BLK_OPEN_RDWR = 1 << 0,        /* else read-only */
-    BLK_OPEN_SHARED = 1 << 1,      /* -U: tolerate other writers of the files (and take no locks) */
-    BLK_OPEN_NO_BACKING = 1 << 2,  /* do not open backing files: unallocated reads as zero */
-    BLK_OPEN_REPAIR = 1 << 3,      /* accept what check is there to repair (dirty, corrupt) */
-    BLK_OPEN_UNMAP = 1 << 4,       /* discard=unmap where the description does not say */
-    BLK_OPEN_NO_IO = 1 << 5,       /* for info: contents will not be read */
-    BLK_OPEN_RESIZE = 1 << 6,      /* the node will be resized; takes the lock for it */
-    BLK_OPEN_QUIET = 1 << 7,       /* no warning when raw was probed */
+    BLK_OPEN_RDWR = 1 << 0,       /* else read-only */
+    BLK_OPEN_SHARED = 1 << 1,     /* -U: tolerate other writers of the files (and take no locks) */
+    BLK_OPEN_NO_BACKING = 1 << 2, /* do not open backing files: unallocated reads as zero */
+    BLK_OPEN_REPAIR = 1 << 3,     /* accept what check is there to repair (dirty, corrupt) */
+    BLK_OPEN_UNMAP = 1 << 4,      /* discard=unmap where the description does not say */
+    BLK_OPEN_NO_IO = 1 << 5,      /* for info: contents will not be read */
+    BLK_OPEN_RESIZE = 1 << 6,     /* the node will be resized; takes the lock for it */
+    BLK_OPEN_QUIET = 1 << 7,      /* no warning when raw was probed */
 };
 
 struct blk_open_args {
     const char *format; /* NULL: probe by content */
-    const char *cache;  /* "none" "writeback" "writethrough" "directsync" "unsafe"; NULL: writeback */
+    const char
+        *cache; /* "none" "writeback" "writethrough" "directsync" "unsafe"; NULL: writeback */
     const char *node_name;
-    bool image_opts;    /* the name is key=value,... rather than a file name */
-    unsigned flags;     /* enum blk_open_flag */
+    bool image_opts; /* the name is key=value,... rather than a file name */
+    unsigned flags;  /* enum blk_open_flag */
 };
 
 /* name: a file name, "json:{...}", "file:NAME", or with image_opts "driver=qcow2,file.filename=x".
@@ -84,7 +85,7 @@ BLK_API const char *blk_format(struct blk_node *node);    /* driver name: "qcow2
 BLK_API const char *blk_filename(struct blk_node *node);  /* as one would open it again */
 BLK_API const char *blk_node_name(struct blk_node *node); /* "" when it has none */
 BLK_API bool blk_read_only(struct blk_node *node);
-BLK_API bool blk_probed(struct blk_node *node);           /* the format was guessed, not stated */
+BLK_API bool blk_probed(struct blk_node *node); /* the format was guessed, not stated */
 
 /* The node at the end of an edge ("file", "backing", "data-file"), NULL if there is none. Borrowed:
  * valid while the caller holds this node and does not change the graph. */
@@ -93,11 +94,12 @@ BLK_API struct blk_node *blk_child(struct blk_node *node, const char *edge);
 BLK_API struct blk_node *blk_child_at(struct blk_node *node, unsigned i, const char **name);
 
 struct blk_limits {
-    uint32_t align;            /* requests that are not aligned to this cost a bounce; power of two */
-    uint32_t cluster_size;     /* allocation unit, 0: none */
-    uint64_t max_compressed;   /* BLK_COMPRESSED writes: exactly this long but for the last; 0: cannot */
-    bool unmap_reads_zero;     /* what was zeroed with BLK_MAY_UNMAP costs no space and reads zero */
-    bool new_is_zero;          /* just created, it reads as zeroes without anybody writing them */
+    uint32_t align;        /* requests that are not aligned to this cost a bounce; power of two */
+    uint32_t cluster_size; /* allocation unit, 0: none */
+    uint64_t
+        max_compressed; /* BLK_COMPRESSED writes: exactly this long but for the last; 0: cannot */
+    bool unmap_reads_zero; /* what was zeroed with BLK_MAY_UNMAP costs no space and reads zero */
+    bool new_is_zero;      /* just created, it reads as zeroes without anybody writing them */
     bool backing_allowed;
 };
 BLK_API void blk_get_limits(struct blk_node *node, struct blk_limits *out);
@@ -107,15 +109,15 @@ struct blk_info {
     char *filename;
     char *format;
     uint64_t virtual_size;
-    uint64_t actual_size;         /* bytes on the disk, of the node's own file */
+    uint64_t actual_size; /* bytes on the disk, of the node's own file */
     bool actual_size_known;
-    uint32_t cluster_size;        /* 0: none */
+    uint32_t cluster_size; /* 0: none */
     bool dirty, corrupt, encrypted, compressed;
-    char *backing_filename;       /* as the image states it; NULL: none */
-    char *full_backing_filename;  /* as it would be opened from here */
+    char *backing_filename;      /* as the image states it; NULL: none */
+    char *full_backing_filename; /* as it would be opened from here */
     char *backing_format;
-    char *specific;               /* JSON object {"type": ..., "data": {...}} or NULL */
-    char *snapshots;              /* JSON array or NULL */
+    char *specific;  /* JSON object {"type": ..., "data": {...}} or NULL */
+    char *snapshots; /* JSON array or NULL */
 };
 BLK_API int blk_info(struct blk_node *node, struct blk_info *out, struct error **err);
 BLK_API void blk_info_free(struct blk_info *info);
@@ -123,8 +125,8 @@ BLK_API void blk_info_free(struct blk_info *info);
 /* ---- data path ----------------------------------------------------------------------------- */
 
 enum blk_flag {
-    BLK_FUA = 1 << 0,         /* write, zero: durable when it returns */
-    BLK_NOWAIT = 1 << 1,      /* read, extents, pure overwrite: -EAGAIN rather than wait, nothing changed
+    BLK_FUA = 1 << 0,    /* write, zero: durable when it returns */
+    BLK_NOWAIT = 1 << 1, /* read, extents, pure overwrite: -EAGAIN rather than wait, nothing changed
                                * but the read buffer */
     BLK_COMPRESSED = 1 << 2,  /* write: store it compressed */
     BLK_MAY_UNMAP = 1 << 3,   /* zero: may give the space back */
@@ -146,20 +148,20 @@ BLK_API int blk_discard(struct blk_node *node, uint64_t offset, uint64_t len);
 BLK_API int blk_flush(struct blk_node *node);
 
 enum blk_extent_flag {
-    BLK_EXT_DATA = 1 << 0,       /* has storage: bytes must be read to know them */
-    BLK_EXT_ZERO = 1 << 1,       /* reads as zeroes */
-    BLK_EXT_ALLOCATED = 1 << 2,  /* decided by this node or, without BLK_LAYER, by some layer */
+    BLK_EXT_DATA = 1 << 0,      /* has storage: bytes must be read to know them */
+    BLK_EXT_ZERO = 1 << 1,      /* reads as zeroes */
+    BLK_EXT_ALLOCATED = 1 << 2, /* decided by this node or, without BLK_LAYER, by some layer */
     BLK_EXT_COMPRESSED = 1 << 3,
-    BLK_EXT_HOST = 1 << 4,       /* host and host_offset are valid */
+    BLK_EXT_HOST = 1 << 4, /* host and host_offset are valid */
 };
 
 struct blk_extent {
-    uint64_t offset;          /* where asked */
-    uint64_t length;          /* > 0, at most what was asked */
-    unsigned flags;           /* enum blk_extent_flag */
-    unsigned depth;           /* 0: this node, 1: its backing node, ... of the layer that decided */
-    struct blk_node *host;    /* the node (a file) that holds the bytes; borrowed */
-    uint64_t host_offset;     /* and where in it */
+    uint64_t offset;       /* where asked */
+    uint64_t length;       /* > 0, at most what was asked */
+    unsigned flags;        /* enum blk_extent_flag */
+    unsigned depth;        /* 0: this node, 1: its backing node, ... of the layer that decided */
+    struct blk_node *host; /* the node (a file) that holds the bytes; borrowed */
+    uint64_t host_offset;  /* and where in it */
 };
 
 /* The one run that begins at offset; len > 0 and in range. A run may be shorter than the
@@ -180,18 +182,18 @@ typedef int blk_progress_fn(void *opaque, uint64_t done, uint64_t total);
 struct blk_copy_args {
     struct blk_node *src, *dst;
     uint64_t src_offset, dst_offset, length;
-    struct blk_node *base;      /* copy only what lies above this node of src's chain; NULL: all */
-    unsigned workers;           /* 0: one per core */
-    uint64_t memory;            /* bytes of buffers altogether; 0: 64 MiB at most */
-    uint64_t min_sparse;        /* runs of zeroes at least this long are not written; 0: detection off */
-    uint64_t rate_limit;        /* bytes per second, 0: none */
+    struct blk_node *base; /* copy only what lies above this node of src's chain; NULL: all */
+    unsigned workers;      /* 0: one per core */
+    uint64_t memory;       /* bytes of buffers altogether; 0: 64 MiB at most */
+    uint64_t min_sparse;   /* runs of zeroes at least this long are not written; 0: detection off */
+    uint64_t rate_limit;   /* bytes per second, 0: none */
     bool compress;
-    bool dst_is_zero;           /* dst reads as zeroes already (or as its backing, for what base hides) */
-    bool offload;               /* try blk_copy_range first */
-    bool ordered;               /* write in order of offset */
-    bool salvage;               /* unreadable parts become zeroes; reported through bad */
+    bool dst_is_zero; /* dst reads as zeroes already (or as its backing, for what base hides) */
+    bool offload;     /* try blk_copy_range first */
+    bool ordered;     /* write in order of offset */
+    bool salvage;     /* unreadable parts become zeroes; reported through bad */
     void (*bad)(void *opaque, uint64_t offset, uint64_t len, int error); /* source offset */
-    blk_progress_fn *progress;  /* bytes of length dealt with */
+    blk_progress_fn *progress; /* bytes of length dealt with */
     void *opaque;
 };
 BLK_API int blk_copy(const struct blk_copy_args *args, struct error **err);
@@ -210,13 +212,13 @@ BLK_API int blk_resize(struct blk_node *node, uint64_t size, enum blk_prealloc p
 
 struct blk_create_args {
     const char *filename;
-    const char *format;          /* required: "qcow2", "raw" */
-    const char *options;         /* "key=value,..." or NULL */
+    const char *format;  /* required: "qcow2", "raw" */
+    const char *options; /* "key=value,..." or NULL */
     bool size_given;
-    uint64_t size;               /* bytes; without it, the backing file's */
-    const char *backing_file;    /* as stored; resolved against filename */
+    uint64_t size;            /* bytes; without it, the backing file's */
+    const char *backing_file; /* as stored; resolved against filename */
     const char *backing_format;
-    bool backing_unchecked;      /* -u: do not open the backing file */
+    bool backing_unchecked; /* -u: do not open the backing file */
 };
 /* Makes (or replaces the content of) the file. *summary (when not NULL, to be freed) gets the
  * effective options as "cluster_size=65536 compression_type=zlib size=...". */
@@ -251,20 +253,34 @@ struct blk_measure {
 BLK_API int blk_measure(const char *format, const char *options, uint64_t size,
                         struct blk_node *src, struct blk_measure *out, struct error **err);
 
+/* ---- stopping at points, for tests ------------------------------------------------------------ */
+
+/* Where a blkdebug node lies at or below `node`: BREAK stops the next request that comes to the event and gives it the
+ * tag; RESUME lets it go on; REMOVE_BREAK forgets the tag (and lets it go on); IS_SUSPENDED answers 1 or
+ * 0. -ENOTSUP without such a node, -ENOENT for an unknown event or tag. event: only for BREAK. */
+enum blk_debug_call {
+    BLK_DEBUG_BREAK,
+    BLK_DEBUG_REMOVE_BREAK,
+    BLK_DEBUG_RESUME,
+    BLK_DEBUG_IS_SUSPENDED,
+};
+BLK_API int blk_debug(struct blk_node *node, enum blk_debug_call call, const char *event,
+                      const char *tag);
+
 /* ---- the drivers --------------------------------------------------------------------------- */
 
 enum blk_driver_kind { BLK_PROTOCOL = 1, BLK_FORMAT = 2, BLK_FILTER = 4 };
 
 struct blk_option_info {
     const char *name;
-    const char *type;    /* "bool" "size" "num" "str" or "a|b|c" for a choice */
+    const char *type; /* "bool" "size" "num" "str" or "a|b|c" for a choice */
     const char *help;
-    const char *def;     /* NULL: none */
+    const char *def; /* NULL: none */
 };
 
 struct blk_driver_info {
     const char *name;
-    unsigned kind;       /* enum blk_driver_kind */
+    unsigned kind; /* enum blk_driver_kind */
     bool can_create, can_write, can_check, can_resize, can_compress;
 };
 

@@ -25,7 +25,7 @@ bool bounce_needed(const struct blk_node *n, uint64_t off, const struct iovec *i
 
 static void *alloc_bounce(const struct blk_node *n, size_t len)
 {
-    size_t align = MAX((size_t) n->limits.mem_align, sizeof(void *));
+    size_t align = MAX((size_t)n->limits.mem_align, sizeof(void *));
     return aligned_alloc(align, align_up(len, align));
 }
 
@@ -53,7 +53,7 @@ int bounce_read(struct blk_node *n, uint64_t off, const struct iovec *iov, int i
 {
     uint32_t align = n->limits.align;
     struct iov_cursor at = iov_begin(iov, iovcnt);
-    uint64_t room = align_up(MIN(len, (uint64_t) BOUNCE_MAX) + 2 * (uint64_t) align, align);
+    uint64_t room = align_up(MIN(len, (uint64_t)BOUNCE_MAX) + 2 * (uint64_t)align, align);
     uint8_t *buf = alloc_bounce(n, room);
     int ret = 0;
 
@@ -105,7 +105,7 @@ static int write_in_pieces(struct blk_node *n, uint64_t off, const struct iovec 
 {
     uint32_t align = n->limits.align;
     struct iov_cursor at = iov_begin(iov, iovcnt);
-    uint64_t room = align_up(MIN(len, (uint64_t) BOUNCE_MAX) + 2 * (uint64_t) align, align);
+    uint64_t room = align_up(MIN(len, (uint64_t)BOUNCE_MAX) + 2 * (uint64_t)align, align);
     uint8_t *buf = alloc_bounce(n, room);
     int ret = 0;
 
@@ -121,8 +121,8 @@ static int write_in_pieces(struct blk_node *n, uint64_t off, const struct iovec 
     return ret;
 }
 
-int bounce_write(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt, uint64_t len,
-                 unsigned flags)
+int bounce_write(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt,
+                 uint64_t len, unsigned flags)
 {
     struct reservation held;
     uint32_t align = n->limits.align;

@@ -106,7 +106,7 @@ static int info_generic(struct blk_node *n, struct blk_info *out)
 
     out->virtual_size = atomic_load(&n->size);
     out->actual_size_known = actual >= 0;
-    out->actual_size = actual >= 0 ? (uint64_t) actual : 0;
+    out->actual_size = actual >= 0 ? (uint64_t)actual : 0;
     if (copy_text(&out->filename, n->filename) < 0 || copy_text(&out->format, n->drv->name) < 0 ||
         copy_text(&out->backing_filename, n->backing_filename) < 0 ||
         copy_text(&out->full_backing_filename, n->backing_resolved) < 0 ||

@@ -23,10 +23,10 @@
 #include "node.h"
 
 #define DEFAULT_MEMORY (UINT64_C(64) << 20)
-#define PIECE (UINT64_C(512) << 10)
-#define MAX_WORKERS 64u
-#define ZERO_PIECE (UINT64_C(1) << 30)
-#define SALVAGE_STEP 512
+#define PIECE          (UINT64_C(512) << 10)
+#define MAX_WORKERS    64u
+#define ZERO_PIECE     (UINT64_C(1) << 30)
+#define SALVAGE_STEP   512
 
 enum work_kind { WORK_DATA, WORK_ZERO, WORK_SKIP };
 
@@ -43,19 +43,19 @@ struct copy {
     unsigned workers;
 
     pthread_mutex_t turn;
-    uint64_t next;          /* offset not yet handed out */
+    uint64_t next; /* offset not yet handed out */
     uint64_t numbers;
-    uint64_t run_end;       /* the source's current run reaches to here */
+    uint64_t run_end; /* the source's current run reaches to here */
     enum work_kind run_kind;
     struct timespec started;
-    int result;             /* the first failure stops all */
+    int result; /* the first failure stops all */
     struct error *error;
     bool no_offload;
 
     pthread_mutex_t out;
     pthread_cond_t out_turn;
-    uint64_t done;          /* bytes */
-    uint64_t writer;        /* ordered: the number that may write */
+    uint64_t done;   /* bytes */
+    uint64_t writer; /* ordered: the number that may write */
 };
 
 static int fail(struct copy *c, int code, const char *doing, const struct blk_node *node,
@@ -66,7 +66,7 @@ static int fail(struct copy *c, int code, const char *doing, const struct blk_no
         c->result = code;
         if (code != -ECANCELED)
             error_set(&c->error, -code, "%s: error while %s at byte %llu: %s", node->filename,
-                      doing, (unsigned long long) offset, strerror(-code));
+                      doing, (unsigned long long)offset, strerror(-code));
     }
     return code;
 }
@@ -153,8 +153,8 @@ static int take_work(struct copy *c, struct work *w)
         if (ret < 0) {
             c->result = ret;
             error_set(&c->error, -ret, "%s: error while looking for data at byte %llu: %s",
-                      c->args->src->filename,
-                      (unsigned long long) (c->args->src_offset + c->next), strerror(-ret));
+                      c->args->src->filename, (unsigned long long)(c->args->src_offset + c->next),
+                      strerror(-ret));
             return ret;
         }
     }
@@ -182,8 +182,8 @@ static void keep_rate(struct copy *c, uint64_t bytes)
     if (!rate)
         return;
     struct timespec due = c->started;
-    due.tv_sec += (time_t) (bytes / rate);
-    due.tv_nsec += (long) ((double) (bytes % rate) / (double) rate * 1e9);
+    due.tv_sec += (time_t)(bytes / rate);
+    due.tv_nsec += (long)((double)(bytes % rate) / (double)rate * 1e9);
     if (due.tv_nsec >= 1000000000L) {
         due.tv_nsec -= 1000000000L;
         due.tv_sec++;
@@ -200,7 +200,7 @@ static void salvage(struct copy *c, uint64_t off, uint8_t *buf, uint64_t len)
     const struct blk_copy_args *a = c->args;
 
     while (len > 0) {
-        uint64_t step = MIN(len, (uint64_t) SALVAGE_STEP - off % SALVAGE_STEP);
+        uint64_t step = MIN(len, (uint64_t)SALVAGE_STEP - off % SALVAGE_STEP);
         int ret = blk_read(a->src, off, buf, step, 0);
         if (ret < 0) {
             memset(buf, 0, step);
@@ -246,7 +246,7 @@ static int write_data_run(struct copy *c, uint64_t off, const uint8_t *buf, uint
  * are zero as a whole or not at all. */
 static uint64_t sparse_run(const struct copy *c, const uint8_t *buf, uint64_t len, bool *zero)
 {
-    uint64_t grain = c->args->compress ? c->granule : MIN((uint64_t) 4096, c->args->min_sparse);
+    uint64_t grain = c->args->compress ? c->granule : MIN((uint64_t)4096, c->args->min_sparse);
     uint64_t run = zero_run(buf, len, grain, zero);
 
     if (*zero && run < c->args->min_sparse && run < len && !c->args->compress) {

@@ -44,7 +44,7 @@ static char *backing_from(const char *filename, const char *backing)
 
     if (backing[0] == '/' || backing[proto] == ':' || !slash)
         return strdup(backing);
-    if (asprintf(&full, "%.*s%s", (int) (slash - filename + 1), filename, backing) < 0)
+    if (asprintf(&full, "%.*s%s", (int)(slash - filename + 1), filename, backing) < 0)
         return NULL;
     return full;
 }
@@ -74,9 +74,10 @@ static int check_backing(const struct blk_create_args *args, json_t *options, st
     if (!format)
         ret = error_set(err, EINVAL,
                         "a backing file without a backing format is refused: detected format of "
-                        "'%s' is %s, so add -F %s", full, blk_format(node), blk_format(node));
+                        "'%s' is %s, so add -F %s",
+                        full, blk_format(node), blk_format(node));
     else if (!json_object_get(options, "size"))
-        json_object_set_new(options, "size", json_integer((json_int_t) blk_size(node)));
+        json_object_set_new(options, "size", json_integer((json_int_t)blk_size(node)));
     blk_close(node, NULL);
     return ret;
 }
@@ -109,7 +110,7 @@ static json_t *gather(const struct blk_create_args *args, struct error **err)
         if (args->size > INT64_MAX)
             ret = error_set(err, EFBIG, "the size is above the limit of 8 EiB");
         else
-            json_object_set_new(options, "size", json_integer((json_int_t) args->size));
+            json_object_set_new(options, "size", json_integer((json_int_t)args->size));
     }
     if (ret < 0) {
         json_decref(options);
@@ -203,8 +204,8 @@ static int create_format(const char *filename, const struct driver *d, const voi
 }
 
 /* A file that was not there before is not left half made. */
-static int create_both(const char *filename, const struct driver *d, json_t *options,
-                       const void *o, struct error **err)
+static int create_both(const char *filename, const struct driver *d, json_t *options, const void *o,
+                       struct error **err)
 {
     bool existed = access(local_name(filename), F_OK) == 0;
     int ret = create_file(filename, d, options, err);

@@ -37,14 +37,14 @@ enum map_kind {
 
 struct mapping {
     enum map_kind kind;
-    uint64_t offset, length;       /* guest bytes; offset as asked, length > 0 as far as the run holds,
+    uint64_t offset, length; /* guest bytes; offset as asked, length > 0 as far as the run holds,
                                     * at most what was asked */
-    struct blk_node *child;        /* DATA, ENCODED; ZERO with storage reserved (else NULL) */
-    uint64_t child_offset;         /* of guest byte `offset` (ENCODED: of the unit's encoding) */
-    uint64_t encoded_length;       /* ENCODED: bytes to read; reading past the child's end gives zeroes */
+    struct blk_node *child;  /* DATA, ENCODED; ZERO with storage reserved (else NULL) */
+    uint64_t child_offset;   /* of guest byte `offset` (ENCODED: of the unit's encoding) */
+    uint64_t encoded_length; /* ENCODED: bytes to read; reading past the child's end gives zeroes */
     uint64_t unit_offset, unit_length; /* ENCODED: the guest range that one decode yields */
-    bool maybe_holes;              /* DATA: the child may have holes worth asking for */
-    uint64_t cookie;               /* the driver's own, handed back to decode */
+    bool maybe_holes;                  /* DATA: the child may have holes worth asking for */
+    uint64_t cookie;                   /* the driver's own, handed back to decode */
 };
 
 /* A flag of map_read beside BLK_NOWAIT: asked for block status, not to read. Only then maybe_holes
@@ -78,21 +78,75 @@ enum {
  * ask again". */
 #define WRITE_NEEDS_RESERVATION 1
 
+/* Points in a driver's work where tests may inject errors or stop (block/blkdebug.c). The names are those
+ * of QEMU's blkdebug, so that its configuration files work; blkdebug.c has the spelling. */
+enum blk_event {
+    EVENT_NONE,
+    EVENT_L1_UPDATE,
+    EVENT_L1_GROW_ALLOC_TABLE,
+    EVENT_L1_GROW_WRITE_TABLE,
+    EVENT_L1_GROW_ACTIVATE_TABLE,
+    EVENT_L1_SHRINK_WRITE_TABLE,
+    EVENT_L1_SHRINK_FREE_L2_CLUSTERS,
+    EVENT_L2_LOAD,
+    EVENT_L2_UPDATE,
+    EVENT_L2_UPDATE_COMPRESSED,
+    EVENT_L2_ALLOC_COW_READ,
+    EVENT_L2_ALLOC_WRITE,
+    EVENT_READ_AIO,
+    EVENT_READ_BACKING_AIO,
+    EVENT_READ_COMPRESSED,
+    EVENT_WRITE_AIO,
+    EVENT_WRITE_COMPRESSED,
+    EVENT_VMSTATE_LOAD,
+    EVENT_VMSTATE_SAVE,
+    EVENT_COW_READ,
+    EVENT_COW_WRITE,
+    EVENT_REFTABLE_LOAD,
+    EVENT_REFTABLE_GROW,
+    EVENT_REFTABLE_UPDATE,
+    EVENT_REFBLOCK_LOAD,
+    EVENT_REFBLOCK_UPDATE,
+    EVENT_REFBLOCK_UPDATE_PART,
+    EVENT_REFBLOCK_ALLOC,
+    EVENT_REFBLOCK_ALLOC_HOOKUP,
+    EVENT_REFBLOCK_ALLOC_WRITE,
+    EVENT_REFBLOCK_ALLOC_WRITE_BLOCKS,
+    EVENT_REFBLOCK_ALLOC_WRITE_TABLE,
+    EVENT_REFBLOCK_ALLOC_SWITCH_TABLE,
+    EVENT_CLUSTER_ALLOC,
+    EVENT_CLUSTER_ALLOC_BYTES,
+    EVENT_CLUSTER_ALLOC_SPACE,
+    EVENT_CLUSTER_FREE,
+    EVENT_FLUSH_TO_OS,
+    EVENT_FLUSH_TO_DISK,
+    EVENT_PWRITEV_RMW_HEAD,
+    EVENT_PWRITEV_RMW_AFTER_HEAD,
+    EVENT_PWRITEV_RMW_TAIL,
+    EVENT_PWRITEV_RMW_AFTER_TAIL,
+    EVENT_PWRITEV,
+    EVENT_PWRITEV_ZERO,
+    EVENT_PWRITEV_DONE,
+    EVENT_EMPTY_IMAGE_PREPARE,
+    EVENT_COR_WRITE,
+    EVENT_COUNT,
+};
+
 struct node_limits {
-    uint32_t align;         /* of offset and length; power of two, >= 1 */
-    uint32_t mem_align;     /* of buffers; power of two, >= 1 */
-    uint64_t max_transfer;  /* bytes per request; 0: 1 GiB */
-    uint32_t unit;          /* formats: allocation unit (cluster), what reservations are rounded to;
+    uint32_t align;        /* of offset and length; power of two, >= 1 */
+    uint32_t mem_align;    /* of buffers; power of two, >= 1 */
+    uint64_t max_transfer; /* bytes per request; 0: 1 GiB */
+    uint32_t unit;         /* formats: allocation unit (cluster), what reservations are rounded to;
                              * zero_range and discard_range get multiples of it. Others: 0 */
 };
 
 enum driver_flag {
     DRIVER_PARALLEL = 1 << 0, /* data members may run in parallel */
     DRIVER_BACKING = 1 << 1,  /* can have a backing edge */
-    DRIVER_GROWS = 1 << 2,    /* leaves: writing past the end grows it; reading there gives zeroes */
+    DRIVER_GROWS = 1 << 2, /* leaves: writing past the end grows it; reading there gives zeroes */
     DRIVER_NO_CHILD = 1 << 3, /* leaves: rests on no other node (else the "file" edge is opened) */
     DRIVER_UNMAP_ZERO = 1 << 4, /* what zero with BLK_MAY_UNMAP released reads as zeroes */
-    DRIVER_NEW_ZERO = 1 << 5, /* a new image reads as zeroes */
+    DRIVER_NEW_ZERO = 1 << 5,   /* a new image reads as zeroes */
 };
 
 struct driver {
@@ -100,7 +154,8 @@ struct driver {
     unsigned kind;  /* enum blk_driver_kind */
     unsigned flags; /* enum driver_flag */
 
-    size_t state_size; /* node_state(n): allocated zeroed by the core before open, freed after close */
+    size_t
+        state_size; /* node_state(n): allocated zeroed by the core before open, freed after close */
     const struct opt_def *options; /* of opening; NULL: none */
     size_t options_size;
     const struct opt_def *create_options; /* of making; must have "size" if sizes mean anything */
@@ -129,17 +184,17 @@ struct driver {
     /* Leaves and filters. flags: NOWAIT (read), FUA, MAY_UNMAP, NO_FALLBACK as declared by block.h. A
      * missing zero is emulated by writing, a missing discard does nothing. zero answers -ENOTSUP when it
      * cannot without writing them: the core falls back. */
-    int (*preadv)(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt, uint64_t len,
-                  unsigned flags);
-    int (*pwritev)(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt, uint64_t len,
-                   unsigned flags);
+    int (*preadv)(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt,
+                  uint64_t len, unsigned flags);
+    int (*pwritev)(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt,
+                   uint64_t len, unsigned flags);
     int (*zero)(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags);
     int (*discard)(struct blk_node *n, uint64_t off, uint64_t len);
     /* out->offset is set by the core; fills length, flags and host. NULL: all is data. */
     int (*extents)(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags,
                    struct blk_extent *out);
-    int (*copy_range)(struct blk_node *src, uint64_t src_off, struct blk_node *dst, uint64_t dst_off,
-                      uint64_t len, uint64_t *done);
+    int (*copy_range)(struct blk_node *src, uint64_t src_off, struct blk_node *dst,
+                      uint64_t dst_off, uint64_t len, uint64_t *done);
 
     /* All kinds: everything acknowledged so far becomes durable. Formats write metadata in order, then
      * flush their children. NULL: the core flushes the "file" edge. */
@@ -160,18 +215,22 @@ struct driver {
     /* Pure computation, any thread, no locks. decode fills out_len == unit_length bytes; the input may be
      * longer than the encoding. encode returns the encoded length, or -E2BIG when it would not be
      * smaller. */
-    int (*decode)(struct blk_node *n, const struct mapping *m, const void *in, size_t in_len, void *out,
-                  size_t out_len);
+    int (*decode)(struct blk_node *n, const struct mapping *m, const void *in, size_t in_len,
+                  void *out, size_t out_len);
     int64_t (*encode)(struct blk_node *n, const void *in, size_t in_len, void *out, size_t out_cap);
 
     /* Exclusive control members; NULL: not supported. */
-    int (*resize)(struct blk_node *n, uint64_t size, enum blk_prealloc prealloc, struct error **err);
+    int (*resize)(struct blk_node *n, uint64_t size, enum blk_prealloc prealloc,
+                  struct error **err);
     int (*check)(struct blk_node *n, unsigned fix, struct blk_check *out,
                  const struct blk_check_hooks *hooks, struct error **err);
     /* Fills what it knows beyond the generic (cluster_size, dirty, ..., specific). */
     int (*info)(struct blk_node *n, struct blk_info *out, struct error **err);
     int (*measure)(const void *create_options, uint64_t size, struct blk_node *src,
                    struct blk_measure *out, struct error **err);
+    /* blkdebug: the node above is at this point of its work; and what tests ask for (block.h). */
+    void (*event)(struct blk_node *n, enum blk_event event);
+    int (*debug)(struct blk_node *n, enum blk_debug_call call, const char *event, const char *tag);
     /* Leaves: bytes the file takes on the disk. */
     int64_t (*actual_size)(struct blk_node *n);
 };
@@ -184,7 +243,7 @@ extern const struct driver *const driver_table[];
 /* The state is the first member of struct blk_node (asserted in node.c). */
 static inline void *node_state(struct blk_node *n)
 {
-    return *(void **) (void *) n;
+    return *(void **)(void *)n;
 }
 
 /* EDGE_SECOND is what the driver's second_edge names. */
@@ -204,6 +263,9 @@ struct node_limits *node_limits(struct blk_node *n); /* to fill in open */
 int node_set_backing(struct blk_node *n, const char *filename, const char *format);
 /* Leaves: the name as one would open it again. Copied; 0 or -ENOMEM. */
 int node_set_filename(struct blk_node *n, const char *filename);
+
+/* The caller is at this point of its work on `child`. Costs a load where no blkdebug node listens. */
+void node_event(struct blk_node *child, enum blk_event event);
 
 /* Bytes that the leaf below takes on the disk, -ENOTSUP when nobody knows. */
 int64_t node_actual_size(struct blk_node *n);

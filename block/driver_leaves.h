@@ -12,6 +12,7 @@ extern const struct driver memory_driver;
 extern const struct driver throttle_driver;
 
 /* instruments for tests */
+extern const struct driver blkdebug_driver;
 extern const struct driver blklogwrites_driver;
 extern const struct driver blkverify_driver;
 

@@ -33,7 +33,7 @@ int probe_node(struct blk_node *file, const char *filename, const struct driver 
 {
     uint8_t buf[PROBE_BYTES] = { 0 };
     uint64_t size = blk_size(file);
-    size_t len = size < sizeof(buf) ? (size_t) size : sizeof(buf);
+    size_t len = size < sizeof(buf) ? (size_t)size : sizeof(buf);
 
     int ret = len ? blk_read(file, 0, buf, len, 0) : 0;
     if (ret < 0)
@@ -91,6 +91,8 @@ static const char *type_text(const struct opt_def *def)
         return "str";
     case OPT_ENUM:
         return choice_text(def);
+    case OPT_JSON:
+        return "list";
     }
     return "str";
 }

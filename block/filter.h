@@ -20,14 +20,14 @@ static inline void filter_adopt(struct blk_node *n)
 static inline int filter_preadv(struct blk_node *n, uint64_t off, const struct iovec *iov,
                                 int iovcnt, uint64_t len, unsigned flags)
 {
-    (void) len;
+    (void)len;
     return blk_readv(filter_below(n), off, iov, iovcnt, flags);
 }
 
 static inline int filter_pwritev(struct blk_node *n, uint64_t off, const struct iovec *iov,
                                  int iovcnt, uint64_t len, unsigned flags)
 {
-    (void) len;
+    (void)len;
     return blk_writev(filter_below(n), off, iov, iovcnt, flags);
 }
 
@@ -47,7 +47,7 @@ static inline int filter_extents(struct blk_node *n, uint64_t off, uint64_t len,
 {
     int ret = blk_extents(filter_below(n), off, len, flags, out);
 
-    out->flags &= ~(unsigned) BLK_EXT_HOST;
+    out->flags &= ~(unsigned)BLK_EXT_HOST;
     out->host = NULL;
     return ret;
 }

@@ -36,7 +36,7 @@ int gate_enter(struct gate *g, bool nowait)
             wait_until_open(g);
         }
         uint64_t e = atomic_load(&g->epoch);
-        int p = (int) (e & 1);
+        int p = (int)(e & 1);
         atomic_fetch_add(&g->active[p], 1);
         if (!atomic_load(&g->closed) && atomic_load(&g->epoch) == e)
             return p;

@@ -17,20 +17,20 @@
 #include "node.h"
 
 /* Each level holds a descriptor and a stack frame. */
-#define MAX_CHAIN 1024
+#define MAX_CHAIN   1024
 #define MAX_NESTING 64
 
 /* What runs down the graph while it is opened. */
 struct inherit {
     unsigned flags;
     bool direct, no_flush, unmap;
-    unsigned depth;            /* backing levels above */
-    unsigned nesting;          /* levels of description */
-    const struct inherit *up;  /* the overlay's, for loops */
-    dev_t dev;                 /* the overlay's own file, when it is a local one */
+    unsigned depth;           /* backing levels above */
+    unsigned nesting;         /* levels of description */
+    const struct inherit *up; /* the overlay's, for loops */
+    dev_t dev;                /* the overlay's own file, when it is a local one */
     ino_t ino;
     bool have_ino;
-    bool leaf;                 /* under a "file" edge: a name without a driver is a protocol's */
+    bool leaf; /* under a "file" edge: a name without a driver is a protocol's */
 };
 
 static int open_described(json_t *desc, const struct inherit *in, struct blk_node **out,
@@ -54,7 +54,7 @@ static json_t *describe_protocol(const char *name, struct error **err)
         name += 5;
     } else if (n > 0) {
         error_set(err, ENOENT, "%s: unknown protocol '%.*s' (for a file of this name write './%s')",
-                  name, (int) n, name, name);
+                  name, (int)n, name, name);
         return NULL;
     }
     if (!*name) {
@@ -95,8 +95,11 @@ static json_t *describe_name(const char *name, const char *format, struct error 
 enum discard_mode { DISCARD_IGNORE, DISCARD_UNMAP };
 
 static const struct opt_choice discard_choices[] = {
-    { "ignore", DISCARD_IGNORE }, { "off", DISCARD_IGNORE }, { "unmap", DISCARD_UNMAP },
-    { "on", DISCARD_UNMAP },      { NULL, 0 },
+    { "ignore", DISCARD_IGNORE },
+    { "off", DISCARD_IGNORE },
+    { "unmap", DISCARD_UNMAP },
+    { "on", DISCARD_UNMAP },
+    { NULL, 0 },
 };
 
 static const struct opt_choice detect_choices[] = {
@@ -106,26 +109,47 @@ static const struct opt_choice detect_choices[] = {
     { NULL, 0 },
 };
 
-#define AT(m) .at = offsetof(struct node_options, m)
+#define AT(m)    .at = offsetof(struct node_options, m)
 #define GIVEN(m) .given = offsetof(struct node_options, m##_given)
 
 static const struct opt_def node_table[] = {
     { .name = "node-name", .type = OPT_STRING, AT(node_name), .help = "name of the node" },
-    { .name = "read-only", .type = OPT_BOOL, AT(read_only), GIVEN(read_only),
+    { .name = "read-only",
+      .type = OPT_BOOL,
+      AT(read_only),
+      GIVEN(read_only),
       .help = "refuse writes" },
-    { .name = "discard", .type = OPT_ENUM, AT(discard), GIVEN(discard), .def = "ignore",
-      .choices = discard_choices, .help = "whether discards reach the file below" },
-    { .name = "detect-zeroes", .type = OPT_ENUM, AT(detect_zeroes), .def = "off",
-      .choices = detect_choices, .help = "turn writes of zeroes into zero operations" },
-    { .name = "force-share", .type = OPT_BOOL, AT(force_share), GIVEN(force_share),
+    { .name = "discard",
+      .type = OPT_ENUM,
+      AT(discard),
+      GIVEN(discard),
+      .def = "ignore",
+      .choices = discard_choices,
+      .help = "whether discards reach the file below" },
+    { .name = "detect-zeroes",
+      .type = OPT_ENUM,
+      AT(detect_zeroes),
+      .def = "off",
+      .choices = detect_choices,
+      .help = "turn writes of zeroes into zero operations" },
+    { .name = "force-share",
+      .type = OPT_BOOL,
+      AT(force_share),
+      GIVEN(force_share),
       .help = "tolerate other writers" },
     OPT_END,
 };
 
 static const struct opt_def cache_table[] = {
-    { .name = "direct", .type = OPT_BOOL, AT(direct), GIVEN(direct),
+    { .name = "direct",
+      .type = OPT_BOOL,
+      AT(direct),
+      GIVEN(direct),
       .help = "bypass the page cache" },
-    { .name = "no-flush", .type = OPT_BOOL, AT(no_flush), GIVEN(no_flush),
+    { .name = "no-flush",
+      .type = OPT_BOOL,
+      AT(no_flush),
+      GIVEN(no_flush),
       .help = "ignore flushes" },
     OPT_END,
 };
@@ -140,8 +164,9 @@ static int take_node_options(json_t *desc, struct node_options *o, struct error 
     if (!cache)
         return 0;
     if (!json_is_object(cache)) {
-        ret = error_set(err, EINVAL, "cache is not an object: use cache.direct=on|off, "
-                                     "cache.no-flush=on|off");
+        ret = error_set(err, EINVAL,
+                        "cache is not an object: use cache.direct=on|off, "
+                        "cache.no-flush=on|off");
     } else {
         ret = opts_take(cache_table, cache, o, err);
         if (ret == 0)
@@ -160,14 +185,14 @@ static void apply(struct blk_node *n, const struct node_options *o, const struct
 {
     n->open_flags = in->flags;
     if (o->read_only_given && o->read_only)
-        n->open_flags &= ~(unsigned) (BLK_OPEN_RDWR | BLK_OPEN_RESIZE);
+        n->open_flags &= ~(unsigned)(BLK_OPEN_RDWR | BLK_OPEN_RESIZE);
     if (o->force_share_given && o->force_share)
         n->open_flags |= BLK_OPEN_SHARED;
     n->read_only = !(n->open_flags & BLK_OPEN_RDWR);
     n->direct = o->direct_given ? o->direct : in->direct;
     n->no_flush = o->no_flush_given ? o->no_flush : in->no_flush;
     n->unmap = o->discard_given ? o->discard == DISCARD_UNMAP : in->unmap;
-    n->detect = (enum detect_zeroes) o->detect_zeroes;
+    n->detect = (enum detect_zeroes)o->detect_zeroes;
 }
 
 /* ---- edges ------------------------------------------------------------------------------------- */
@@ -221,7 +246,8 @@ static int open_child_edge(json_t *desc, const char *key, bool or_filename,
         key = "filename";
     }
     if (!child)
-        return error_set(err, EINVAL, "nothing says which file to open: give %s.filename=NAME", key);
+        return error_set(err, EINVAL, "nothing says which file to open: give %s.filename=NAME",
+                         key);
 
     int ret = open_edge(child, key, in, out, err);
     if (ret == 0)
@@ -239,7 +265,7 @@ static char *resolve_reference(const char *from, const char *name)
 
     if (name[0] == '/' || protocol_length(name) > 0 || !slash || protocol_length(from) > 0)
         return strdup(name);
-    if (asprintf(&full, "%.*s%s", (int) (slash - from + 1), from, name) < 0)
+    if (asprintf(&full, "%.*s%s", (int)(slash - from + 1), from, name) < 0)
         return NULL;
     return full;
 }
@@ -248,9 +274,8 @@ static char *resolve_reference(const char *from, const char *name)
 static int open_reference(struct blk_node *n, const struct inherit *in, struct error **err)
 {
     _cleanup_json_ json_t *desc =
-        describe_name(n->backing_resolved, n->backing_format && n->backing_format[0]
-                                               ? n->backing_format
-                                               : NULL, err);
+        describe_name(n->backing_resolved,
+                      n->backing_format && n->backing_format[0] ? n->backing_format : NULL, err);
     if (!desc)
         return -EINVAL;
     return open_described(desc, in, &n->edge[EDGE_BACKING], err);
@@ -290,13 +315,13 @@ static int open_backing(struct blk_node *n, json_t *override, const struct inher
     if (ret < 0)
         return ret;
     bool stated = !override && n->backing_resolved && !(n->open_flags & BLK_OPEN_NO_BACKING);
-    bool none = json_is_null(override) ||
-                (json_is_string(override) && !json_string_value(override)[0]);
+    bool none =
+        json_is_null(override) || (json_is_string(override) && !json_string_value(override)[0]);
     if (!stated && (none || !override))
         return 0;
 
     struct inherit below = child_of(n, &self, false);
-    below.flags &= ~(unsigned) (BLK_OPEN_RDWR | BLK_OPEN_RESIZE | BLK_OPEN_REPAIR);
+    below.flags &= ~(unsigned)(BLK_OPEN_RDWR | BLK_OPEN_RESIZE | BLK_OPEN_REPAIR);
     below.up = &self;
     below.depth = self.depth + 1;
     below.nesting = 0;
@@ -378,8 +403,8 @@ static int build(json_t *desc, const struct node_options *o, const struct inheri
         struct blk_node as = { .read_only = false };
         apply(&as, o, in);
         struct inherit below = child_of(&as, in, true);
-        ret = open_child_edge(desc, d && d->first_edge ? d->first_edge : "file", true, &below, &file,
-                              err);
+        ret = open_child_edge(desc, d && d->first_edge ? d->first_edge : "file", true, &below,
+                              &file, err);
         if (ret == 0 && !d)
             ret = probe_edge(&file, &d, err);
         if (ret == 0 && d->second_edge)
@@ -412,9 +437,10 @@ static int build(json_t *desc, const struct node_options *o, const struct inheri
     if (ret == 0 && o->node_name && o->node_name[0])
         ret = node_register(n, o->node_name, err);
     if (ret == 0 && n->guard_magic && !n->read_only && !(in->flags & BLK_OPEN_QUIET))
-        node_warn(n, "no format was given and it looks like raw; so that a guest cannot turn it into "
-                     "another format, writes of such a beginning are refused. Say -f raw (or "
-                     "driver=raw) to allow them");
+        node_warn(n,
+                  "no format was given and it looks like raw; so that a guest cannot turn it into "
+                  "another format, writes of such a beginning are refused. Say -f raw (or "
+                  "driver=raw) to allow them");
     if (ret < 0) {
         if (n->opened && n->drv->close)
             n->drv->close(n, NULL);

@@ -15,8 +15,8 @@
 #include "node.h"
 
 #define DEFAULT_MAX_TRANSFER (UINT64_C(1) << 30)
-#define ZERO_BLOCK (64 << 10)
-#define ZERO_IOVS 16
+#define ZERO_BLOCK           (64 << 10)
+#define ZERO_IOVS            16
 
 static const uint8_t zero_block[ZERO_BLOCK];
 
@@ -115,7 +115,7 @@ static int in_transfers(struct blk_node *n, uint64_t off, const struct iovec *io
     while (len > 0) {
         struct iovec part[64];
         uint64_t piece = MIN(len, max);
-        int count = iov_slice_some(&at, &piece, part, (int) ARRAY_SIZE(part));
+        int count = iov_slice_some(&at, &piece, part, (int)ARRAY_SIZE(part));
         int ret = once(n, off, part, count, piece, flags);
         if (ret < 0)
             return ret;
@@ -182,7 +182,7 @@ static int guard_magic(struct blk_node *n, uint64_t off, const struct iovec *iov
 
     if (!n->guard_magic || off >= sizeof(head))
         return 0;
-    struct iovec whole = { .iov_base = head, .iov_len = MIN(size, (uint64_t) sizeof(head)) };
+    struct iovec whole = { .iov_base = head, .iov_len = MIN(size, (uint64_t)sizeof(head)) };
     int ret = whole.iov_len ? read_once(n, 0, &whole, 1, whole.iov_len, 0) : 0;
     if (ret < 0)
         return ret;
@@ -239,7 +239,7 @@ int blk_writev(struct blk_node *n, uint64_t off, const struct iovec *iov, int io
 
 int blk_write(struct blk_node *n, uint64_t off, const void *buf, size_t len, unsigned flags)
 {
-    struct iovec iov = { .iov_base = (void *) (uintptr_t) buf, .iov_len = len };
+    struct iovec iov = { .iov_base = (void *)(uintptr_t)buf, .iov_len = len };
     return blk_writev(n, off, &iov, 1, flags);
 }
 
@@ -254,8 +254,8 @@ int io_write_zeroes(struct blk_node *n, uint64_t off, uint64_t len, unsigned fla
         int count = 0;
         uint64_t piece = 0;
         while (count < ZERO_IOVS && piece < len) {
-            uint64_t here = MIN(len - piece, (uint64_t) ZERO_BLOCK);
-            iov[count++] = (struct iovec){ (void *) (uintptr_t) zero_block, here };
+            uint64_t here = MIN(len - piece, (uint64_t)ZERO_BLOCK);
+            iov[count++] = (struct iovec){ (void *)(uintptr_t)zero_block, here };
             piece += here;
         }
         int ret = write(n, off, iov, count, piece, flags);
@@ -285,7 +285,7 @@ static int zero_leaf(struct blk_node *n, uint64_t off, uint64_t len, unsigned fl
 static int zero_inside(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags)
 {
     if (!n->unmap)
-        flags &= ~(unsigned) BLK_MAY_UNMAP;
+        flags &= ~(unsigned)BLK_MAY_UNMAP;
     if (n->drv->write_begin)
         return mapped_zero(n, off, len, flags);
 
@@ -390,4 +390,19 @@ int blk_extents(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags,
     out->offset = off;
     gate_leave(&n->gate, ticket);
     return ret;
+}
+
+/* ---- points for tests ------------------------------------------------------------------------------ */
+
+void node_event(struct blk_node *child, enum blk_event event)
+{
+    if (child->drv->event)
+        child->drv->event(child, event);
+}
+
+int blk_debug(struct blk_node *n, enum blk_debug_call call, const char *event, const char *tag)
+{
+    while (n && !n->drv->debug)
+        n = n->edge[EDGE_FILE];
+    return n ? n->drv->debug(n, call, event, tag) : -ENOTSUP;
 }

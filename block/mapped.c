@@ -80,7 +80,7 @@ static int read_encoded(struct blk_node *n, const struct mapping *m, struct iov_
     uint8_t *in = malloc(room);
     if (!in)
         return -ENOMEM;
-    uint8_t *out = direct ? (uint8_t *) at->iov->iov_base + at->at : in + m->encoded_length;
+    uint8_t *out = direct ? (uint8_t *)at->iov->iov_base + at->at : in + m->encoded_length;
 
     int ret = blk_read(m->child, m->child_offset, in, m->encoded_length, flags & BLK_NOWAIT);
     if (ret == 0)
@@ -93,18 +93,29 @@ static int read_encoded(struct blk_node *n, const struct mapping *m, struct iov_
     return ret;
 }
 
+/* Tells the child (if it is a blkdebug node) what comes. */
+static void announce(struct blk_node *n, enum blk_event event)
+{
+    if (n->edge[EDGE_FILE])
+        node_event(n->edge[EDGE_FILE], event);
+}
+
 static int read_run(struct blk_node *n, const struct mapping *m, struct iov_cursor *at,
                     unsigned flags)
 {
     switch (m->kind) {
     case MAP_DATA:
+        announce(n, EVENT_READ_AIO);
         return read_child(m->child, m->child_offset, at, m->length, flags);
     case MAP_ZERO:
         iov_fill(at, 0, m->length);
         return 0;
     case MAP_UNALLOCATED:
+        if (n->edge[EDGE_BACKING])
+            announce(n, EVENT_READ_BACKING_AIO);
         return read_backing(n, m->offset, at, m->length, flags);
     case MAP_ENCODED:
+        announce(n, EVENT_READ_COMPRESSED);
         return read_encoded(n, m, at, flags);
     }
     return -EINVAL;
@@ -118,8 +129,10 @@ int mapped_read(struct blk_node *n, uint64_t off, const struct iovec *iov, int i
     while (len > 0) {
         struct mapping m = { .kind = MAP_ZERO };
         int ret = map(n, off, len, flags, &m);
-        if (ret == 0 && m.kind == MAP_DATA && m.length == len && at.iov == iov && at.at == 0)
+        if (ret == 0 && m.kind == MAP_DATA && m.length == len && at.iov == iov && at.at == 0) {
+            announce(n, EVENT_READ_AIO);
             return blk_readv(m.child, m.child_offset, iov, iovcnt, flags & BLK_NOWAIT);
+        }
         if (ret == 0)
             ret = read_run(n, &m, &at, flags);
         if (ret < 0)
@@ -176,6 +189,7 @@ static int read_edges(struct blk_node *n, const struct write_plan *plan, struct 
     *e = (struct edges){ 0 };
     if (head + tail == 0)
         return 0;
+    announce(n, EVENT_COW_READ);
     e->mem = malloc(head + tail);
     if (!e->mem)
         return -ENOMEM;
@@ -214,6 +228,7 @@ static int write_new(struct blk_node *n, struct write_plan *plan, struct iov_cur
         }
         if (e.tail.iov_len)
             iov[count++] = e.tail;
+        announce(n, EVENT_WRITE_AIO);
         ret = blk_writev(plan->child, plan->child_offset - e.head.iov_len, iov, count,
                          flags & BLK_NOWAIT);
         slice_free(&s);
@@ -222,13 +237,15 @@ static int write_new(struct blk_node *n, struct write_plan *plan, struct iov_cur
     return end(n, plan, ret);
 }
 
-static int write_in_place(const struct write_plan *plan, struct iov_cursor *at, unsigned flags)
+static int write_in_place(struct blk_node *n, const struct write_plan *plan, struct iov_cursor *at,
+                          unsigned flags)
 {
     struct slice s;
     int ret = slice_take(&s, at, plan->length, 0);
 
     if (ret < 0)
         return ret;
+    announce(n, EVENT_WRITE_AIO);
     ret = blk_writev(plan->child, plan->child_offset, s.iov, s.count, flags & BLK_NOWAIT);
     slice_free(&s);
     return ret;
@@ -249,7 +266,7 @@ static int write_reserved(struct blk_node *n, uint64_t off, struct iov_cursor *a
         if (ret < 0)
             break;
         ret = plan.kind == WRITE_NEW ? write_new(n, &plan, at, flags)
-                                     : write_in_place(&plan, at, flags);
+                                     : write_in_place(n, &plan, at, flags);
         off += plan.length;
         len -= plan.length;
     }
@@ -266,7 +283,7 @@ static int write_from(struct blk_node *n, uint64_t off, struct iov_cursor *at, u
         if (ret == WRITE_NEEDS_RESERVATION)
             return flags & BLK_NOWAIT ? -EAGAIN : write_reserved(n, off, at, len, flags);
         if (ret == 0)
-            ret = write_in_place(&plan, at, flags);
+            ret = write_in_place(n, &plan, at, flags);
         if (ret < 0)
             return ret;
         off += plan.length;
@@ -275,8 +292,8 @@ static int write_from(struct blk_node *n, uint64_t off, struct iov_cursor *at, u
     return 0;
 }
 
-int mapped_write(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt, uint64_t len,
-                 unsigned flags)
+int mapped_write(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt,
+                 uint64_t len, unsigned flags)
 {
     struct iov_cursor at = iov_begin(iov, iovcnt);
     return write_from(n, off, &at, len, flags);
@@ -293,6 +310,7 @@ static int store_encoded(struct blk_node *n, uint64_t off, uint64_t len, const v
 
     reserve_take(&n->reserve, &held, off, off + unit, false);
     int ret = begin(n, off, len, WB_RESERVED | WB_ENCODED, enc_len, &plan);
+    announce(n, EVENT_WRITE_COMPRESSED);
     if (ret == 0)
         ret = end(n, &plan, blk_write(plan.child, plan.child_offset, enc, enc_len, 0));
     reserve_release(&n->reserve, &held);
@@ -300,17 +318,17 @@ static int store_encoded(struct blk_node *n, uint64_t off, uint64_t len, const v
 }
 
 /* One unit, flat and padded with zeroes; len is what of it lies on the disk. */
-static int write_unit_compressed(struct blk_node *n, uint64_t off, uint64_t len, const uint8_t *flat,
-                                 uint8_t *enc)
+static int write_unit_compressed(struct blk_node *n, uint64_t off, uint64_t len,
+                                 const uint8_t *flat, uint8_t *enc)
 {
     uint32_t unit = n->limits.unit;
     int64_t enc_len = n->drv->encode(n, flat, unit, enc, unit);
 
     if (enc_len == -E2BIG) {
-        struct iovec iov = { .iov_base = (void *) (uintptr_t) flat, .iov_len = len };
+        struct iovec iov = { .iov_base = (void *)(uintptr_t)flat, .iov_len = len };
         return mapped_write(n, off, &iov, 1, len, 0);
     }
-    return enc_len < 0 ? (int) enc_len : store_encoded(n, off, len, enc, (uint64_t) enc_len);
+    return enc_len < 0 ? (int)enc_len : store_encoded(n, off, len, enc, (uint64_t)enc_len);
 }
 
 int mapped_write_compressed(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt,
@@ -322,14 +340,14 @@ int mapped_write_compressed(struct blk_node *n, uint64_t off, const struct iovec
 
     if (off % unit || (len % unit && off + len != atomic_load(&n->size)))
         return -EINVAL;
-    uint8_t *mem = malloc(2 * (size_t) unit);
+    uint8_t *mem = malloc(2 * (size_t)unit);
     if (!mem)
         return -ENOMEM;
     while (len > 0 && ret == 0) {
-        uint64_t piece = MIN(len, (uint64_t) unit);
+        uint64_t piece = MIN(len, (uint64_t)unit);
         const uint8_t *flat = mem;
         if (piece == unit && at.iov->iov_len - at.at >= unit) {
-            flat = (const uint8_t *) at.iov->iov_base + at.at;
+            flat = (const uint8_t *)at.iov->iov_base + at.at;
             iov_skip(&at, unit);
         } else {
             iov_read(&at, mem, piece);
@@ -430,8 +448,8 @@ static int extents_below(const struct mapping *m, bool look, unsigned flags, str
     out->host_offset = m->child_offset;
     if (!look)
         return 0;
-    int ret = blk_extents(m->child, m->child_offset, m->length, flags & (BLK_NOWAIT | BLK_HOLES),
-                          &below);
+    int ret =
+        blk_extents(m->child, m->child_offset, m->length, flags & (BLK_NOWAIT | BLK_HOLES), &below);
     if (ret < 0)
         return ret;
     out->length = below.length;

@@ -191,7 +191,7 @@ bool blk_probed(struct blk_node *node)
 struct blk_node *blk_child(struct blk_node *node, const char *edge)
 {
     for (int i = 0; i < EDGE_COUNT; i++)
-        if (!strcmp(edge_name(node, (enum node_edge) i), edge))
+        if (!strcmp(edge_name(node, (enum node_edge)i), edge))
             return node->edge[i];
     return NULL;
 }
@@ -201,7 +201,7 @@ struct blk_node *blk_child_at(struct blk_node *node, unsigned i, const char **na
     for (int e = 0; e < EDGE_COUNT; e++)
         if (node->edge[e] && i-- == 0) {
             if (name)
-                *name = edge_name(node, (enum node_edge) e);
+                *name = edge_name(node, (enum node_edge)e);
             return node->edge[e];
         }
     return NULL;

@@ -39,10 +39,10 @@ struct blk_node {
     unsigned open_flags;
     bool read_only, direct, no_flush, writethrough, unmap;
     enum detect_zeroes detect;
-    bool probed;         /* format guessed */
-    bool guard_magic;    /* raw was guessed: keep other formats' magic out of the first bytes */
-    bool opened;         /* the driver's open succeeded */
-    bool grows;          /* leaves: writing past the end makes it longer */
+    bool probed;      /* format guessed */
+    bool guard_magic; /* raw was guessed: keep other formats' magic out of the first bytes */
+    bool opened;      /* the driver's open succeeded */
+    bool grows;       /* leaves: writing past the end makes it longer */
     struct node_limits limits;
     char *backing_filename, *backing_format; /* as the image states them; NULL: none */
     char *backing_resolved;                  /* as opened from here */
@@ -74,8 +74,8 @@ const char *edge_name(const struct blk_node *n, enum node_edge edge);
 /* mapped.c: reads, writes, ... of drivers that map. Called by io.c, inside the gate. */
 int mapped_read(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt, uint64_t len,
                 unsigned flags);
-int mapped_write(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt, uint64_t len,
-                 unsigned flags);
+int mapped_write(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt,
+                 uint64_t len, unsigned flags);
 int mapped_write_compressed(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt,
                             uint64_t len);
 int mapped_zero(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags);
@@ -109,8 +109,8 @@ bool bounce_needed(const struct blk_node *n, uint64_t off, const struct iovec *i
                    uint64_t len);
 int bounce_read(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt, uint64_t len,
                 unsigned flags);
-int bounce_write(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt, uint64_t len,
-                 unsigned flags);
+int bounce_write(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt,
+                 uint64_t len, unsigned flags);
 
 /* probe.c */
 #define PROBE_BYTES 2048

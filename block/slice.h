@@ -22,8 +22,8 @@ static inline int slice_take(struct slice *s, struct iov_cursor *from, uint64_t 
     int max = from->left;
 
     s->iov = s->few;
-    if (max + 2 * extra > (int) (sizeof(s->few) / sizeof(s->few[0]))) {
-        s->iov = malloc(((size_t) max + 2 * (size_t) extra) * sizeof(*s->iov));
+    if (max + 2 * extra > (int)(sizeof(s->few) / sizeof(s->few[0]))) {
+        s->iov = malloc(((size_t)max + 2 * (size_t)extra) * sizeof(*s->iov));
         if (!s->iov)
             return -ENOMEM;
     }

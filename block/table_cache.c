@@ -7,10 +7,10 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "block/block.h"
 #include "base/cleanup.h"
+#include "block/block.h"
 
-#define NONE UINT32_MAX
+#define NONE      UINT32_MAX
 #define WRITE_MAX (1 << 20)
 
 enum entry_state { EMPTY, LOADING, CLEAN, DIRTY };
@@ -25,6 +25,7 @@ struct entry {
 
 struct table_cache {
     struct blk_node *child;
+    enum blk_event load_event, update_event;
     pthread_rwlock_t *lock; /* the driver's; guards all but what is atomic */
     uint32_t size;
     unsigned count;
@@ -46,14 +47,14 @@ struct table_batch {
     struct {
         uint64_t offset;
         uint32_t entry;
-    } *at;
+    } * at;
     uint8_t *copy; /* in the order of `at`, which is sorted by offset */
 };
 
 /* ---- making -------------------------------------------------------------------------------------- */
 
 int table_cache_new(struct table_cache **out, struct blk_node *child, pthread_rwlock_t *lock,
-                    uint32_t size, unsigned count)
+                    uint32_t size, unsigned count, enum blk_event load, enum blk_event update)
 {
     struct table_cache *c = calloc(1, sizeof(*c));
     if (!c)
@@ -62,13 +63,15 @@ int table_cache_new(struct table_cache **out, struct blk_node *child, pthread_rw
     while (buckets < count)
         buckets *= 2;
     c->child = child;
+    c->load_event = load;
+    c->update_event = update;
     c->lock = lock;
     c->size = size;
     c->count = count;
     c->mask = buckets - 1;
     c->entries = calloc(count, sizeof(*c->entries));
     c->buckets = malloc(buckets * sizeof(*c->buckets));
-    c->memory = mmap(NULL, (size_t) size * count, PROT_READ | PROT_WRITE,
+    c->memory = mmap(NULL, (size_t)size * count, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     pthread_mutex_init(&c->wait, NULL);
     pthread_cond_init(&c->loaded, NULL);
@@ -86,7 +89,7 @@ void table_cache_free(struct table_cache *c)
     if (!c)
         return;
     if (c->memory && c->memory != MAP_FAILED)
-        munmap(c->memory, (size_t) c->size * c->count);
+        munmap(c->memory, (size_t)c->size * c->count);
     pthread_cond_destroy(&c->loaded);
     pthread_mutex_destroy(&c->wait);
     free(c->buckets);
@@ -128,7 +131,7 @@ static void take_out(struct table_cache *c, uint32_t i)
 
 static void *table_at(const struct table_cache *c, uint32_t i)
 {
-    return c->memory + (size_t) i * c->size;
+    return c->memory + (size_t)i * c->size;
 }
 
 static void set_state(struct table_cache *c, struct entry *e, enum entry_state to)
@@ -138,7 +141,7 @@ static void set_state(struct table_cache *c, struct entry *e, enum entry_state t
         atomic_fetch_add(&c->dirty, is ? 1u : -1u);
     if ((was || e->writing) != (is || e->writing))
         atomic_fetch_add(&c->busy, is ? 1u : -1u);
-    e->state = (uint8_t) to;
+    e->state = (uint8_t)to;
 }
 
 static void set_writing(struct table_cache *c, struct entry *e, bool writing)
@@ -187,6 +190,7 @@ static int load(struct table_cache *c, uint32_t i, uint64_t offset)
     insert(c, i, offset);
     set_state(c, e, LOADING);
     pthread_rwlock_unlock(c->lock);
+    node_event(c->child, c->load_event);
     int ret = blk_read(c->child, offset, table_at(c, i), c->size, 0);
     pthread_rwlock_wrlock(c->lock);
     if (ret < 0)
@@ -252,7 +256,7 @@ int table_cache_get(struct table_cache *c, uint64_t offset, bool exclusive, bool
 
 void table_cache_dirty(struct table_cache *c, void *table)
 {
-    struct entry *e = &c->entries[(size_t) ((uint8_t *) table - c->memory) / c->size];
+    struct entry *e = &c->entries[(size_t)((uint8_t *)table - c->memory) / c->size];
 
     assert(e->state == CLEAN || e->state == DIRTY);
     set_state(c, e, DIRTY);
@@ -296,7 +300,7 @@ bool table_cache_has_dirty(struct table_cache *c)
 
 static int by_offset(const void *a, const void *b)
 {
-    uint64_t x = *(const uint64_t *) a, y = *(const uint64_t *) b;
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
     return x < y ? -1 : x > y;
 }
 
@@ -309,7 +313,7 @@ int table_cache_collect(struct table_cache *c, struct table_batch **out)
         return -ENOMEM;
     b->c = c;
     b->at = calloc(dirty ? dirty : 1, sizeof(*b->at));
-    b->copy = malloc((size_t) (dirty ? dirty : 1) * c->size);
+    b->copy = malloc((size_t)(dirty ? dirty : 1) * c->size);
     if (!b->at || !b->copy) {
         free(b->at);
         free(b->copy);
@@ -324,7 +328,7 @@ int table_cache_collect(struct table_cache *c, struct table_batch **out)
     qsort(b->at, b->count, sizeof(*b->at), by_offset);
     for (unsigned k = 0; k < b->count; k++) { /* T3 */
         struct entry *e = &c->entries[b->at[k].entry];
-        memcpy(b->copy + (size_t) k * c->size, table_at(c, b->at[k].entry), c->size);
+        memcpy(b->copy + (size_t)k * c->size, table_at(c, b->at[k].entry), c->size);
         set_writing(c, e, true);
         set_state(c, e, CLEAN);
     }
@@ -343,11 +347,12 @@ int table_batch_write(struct table_batch *b)
 
     for (unsigned k = 0; k < b->count;) {
         unsigned n = 1;
-        while (k + n < b->count && b->at[k + n].offset == b->at[k].offset + (uint64_t) n * size &&
+        while (k + n < b->count && b->at[k + n].offset == b->at[k].offset + (uint64_t)n * size &&
                (n + 1) * size <= WRITE_MAX)
             n++;
-        int ret = blk_write(b->c->child, b->at[k].offset, b->copy + (size_t) k * size,
-                            (size_t) n * size, 0);
+        node_event(b->c->child, b->c->update_event);
+        int ret = blk_write(b->c->child, b->at[k].offset, b->copy + (size_t)k * size,
+                            (size_t)n * size, 0);
         if (ret < 0)
             return ret;
         k += n;

@@ -19,13 +19,15 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-struct blk_node;
+#include "block/driver.h"
+
 struct table_cache;
 struct table_batch;
 
-/* `count` tables of `size` bytes at most; memory is touched as it is used. 0 or -ENOMEM. */
+/* `count` tables of `size` bytes at most; memory is touched as it is used. The events are told before a table is
+ * read and before one is written. 0 or -ENOMEM. */
 int table_cache_new(struct table_cache **out, struct blk_node *child, pthread_rwlock_t *lock,
-                    uint32_t size, unsigned count);
+                    uint32_t size, unsigned count, enum blk_event load, enum blk_event update);
 void table_cache_free(struct table_cache *c);
 
 /* What table_cache_get answers beside 0 and errors: the lock was dropped and taken again in the

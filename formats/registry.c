@@ -16,6 +16,7 @@ const struct driver *const driver_table[] = {
     &memory_driver,
     /* filters */
     &throttle_driver,
+    &blkdebug_driver,
     &blklogwrites_driver,
     &blkverify_driver,
     /* formats */

@@ -23,7 +23,7 @@ static int find_run(struct qcow2 *q, uint64_t want, uint64_t *cluster, uint64_t 
 {
     for (;;) {
         uint64_t from = q->alloc_hint;
-        if (from >= (uint64_t) INT64_MAX >> q->cluster_bits)
+        if (from >= (uint64_t)INT64_MAX >> q->cluster_bits)
             return -EFBIG;
         int ret = qcow2_ref_ensure_block(q, from);
         if (ret < 0)
@@ -44,6 +44,7 @@ static int find_run(struct qcow2 *q, uint64_t want, uint64_t *cluster, uint64_t 
 int qcow2_alloc(struct qcow2 *q, uint64_t want, uint64_t *host, uint64_t *got, bool *fresh)
 {
     uint64_t cluster, count;
+    node_event(q->file, EVENT_CLUSTER_ALLOC);
     int ret = find_run(q, want, &cluster, &count);
 
     if (ret != 0)
@@ -144,6 +145,7 @@ int qcow2_alloc_bytes(struct qcow2 *q, uint64_t len, uint64_t *host)
 {
     uint64_t new_host, got;
     bool fresh;
+    node_event(q->file, EVENT_CLUSTER_ALLOC_BYTES);
     int ret = packed_usable(q);
 
     if (ret != 0)

@@ -31,7 +31,7 @@
 /* One commit's copies. */
 struct commit {
     struct table_batch *refs, *l2;
-    uint8_t *l1;          /* disk order */
+    uint8_t *l1; /* disk order */
     uint32_t l1_from, l1_to;
     qcow2_freed_list freed;
     bool unsynced;
@@ -63,7 +63,7 @@ int qcow2_free_later(struct qcow2 *q, uint64_t host, uint64_t len)
         }
     }
     struct qcow2_freed f = { .offset = host, .length = len };
-    (void) vector_push(&q->freed, f); /* without memory it leaks, which check mends */
+    (void)vector_push(&q->freed, f); /* without memory it leaks, which check mends */
     return 0;
 }
 
@@ -75,11 +75,11 @@ static int take_l1(struct qcow2 *q, struct commit *c)
         return 0;
     c->l1_from = q->l1_dirty_from;
     c->l1_to = q->l1_dirty_to;
-    c->l1 = malloc((size_t) (c->l1_to - c->l1_from) * 8);
+    c->l1 = malloc((size_t)(c->l1_to - c->l1_from) * 8);
     if (!c->l1)
         return -ENOMEM;
     for (uint32_t i = c->l1_from; i < c->l1_to; i++)
-        store_be64(c->l1 + (size_t) (i - c->l1_from) * 8, q->l1[i]);
+        store_be64(c->l1 + (size_t)(i - c->l1_from) * 8, q->l1[i]);
     q->l1_dirty = false;
     return 0;
 }
@@ -112,7 +112,7 @@ static void put_back(struct qcow2 *q, struct commit *c)
         qcow2_l1_touch(q, c->l1_to - 1);
     }
     for (size_t i = 0; i < c->freed.len; i++)
-        (void) vector_push(&q->freed, c->freed.at[i]);
+        (void)vector_push(&q->freed, c->freed.at[i]);
     q->unsynced |= c->unsynced;
 }
 
@@ -129,9 +129,11 @@ static int write_copies(struct qcow2 *q, struct commit *c, bool durable)
         ret = table_batch_write(c->l2);
     if (ret == 0 && c->l1 && l2)
         ret = blk_flush(q->file);
+    if (c->l1)
+        node_event(q->file, EVENT_L1_UPDATE);
     if (ret == 0 && c->l1)
-        ret = blk_write(q->file, q->header.l1_offset + (uint64_t) c->l1_from * 8, c->l1,
-                        (size_t) (c->l1_to - c->l1_from) * 8, 0);
+        ret = blk_write(q->file, q->header.l1_offset + (uint64_t)c->l1_from * 8, c->l1,
+                        (size_t)(c->l1_to - c->l1_from) * 8, 0);
     if (ret == 0 && (durable || c->freed.len > 0))
         ret = blk_flush(q->file);
     return ret;
@@ -148,7 +150,7 @@ static void enter_quarantine(struct qcow2 *q, const qcow2_freed_list *freed)
     for (size_t i = 0; i < freed->len; i++) {
         struct qcow2_freed f = freed->at[i];
         f.epoch = epoch;
-        (void) vector_push(&q->quarantine, f);
+        (void)vector_push(&q->quarantine, f);
     }
 }
 
@@ -202,7 +204,7 @@ static void punch(struct qcow2 *q, const struct qcow2_freed *f)
         uint64_t count = last_references(q, &c, last);
         if (count == 0)
             return;
-        (void) blk_discard(q->file, c << q->cluster_bits, count << q->cluster_bits); /* a hint */
+        (void)blk_discard(q->file, c << q->cluster_bits, count << q->cluster_bits); /* a hint */
         c += count;
     }
 }
@@ -216,6 +218,7 @@ static void release_passed(struct qcow2 *q, bool all)
     for (size_t i = 0; i < done.len; i++) {
         if (node_unmap(q->file))
             punch(q, &done.at[i]);
+        node_event(q->file, EVENT_CLUSTER_FREE);
         WRLOCK_SCOPE(&q->lock);
         qcow2_release(q, done.at[i].offset, done.at[i].length);
     }
@@ -236,6 +239,7 @@ int qcow2_commit(struct qcow2 *q, bool durable)
     struct commit c = { 0 };
 
     LOCK_SCOPE(&q->commit_lock);
+    node_event(q->file, durable ? EVENT_FLUSH_TO_DISK : EVENT_FLUSH_TO_OS);
     if (nothing_pending(q)) {
         release_passed(q, false);
         return durable ? blk_flush(q->file) : 0;

@@ -35,12 +35,12 @@ static inline bool entry_exclusive(uint64_t entry)
 
 static inline uint64_t slice_entry(const uint8_t *slice, uint32_t index)
 {
-    return load_be64(slice + 8 * (size_t) index);
+    return load_be64(slice + 8 * (size_t)index);
 }
 
 static inline void slice_set_entry(uint8_t *slice, uint32_t index, uint64_t entry)
 {
-    store_be64(slice + 8 * (size_t) index, entry);
+    store_be64(slice + 8 * (size_t)index, entry);
 }
 
 #endif

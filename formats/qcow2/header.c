@@ -9,9 +9,8 @@
 #include "base/strbuf.h"
 #include "internal.h"
 
-#define KNOWN_INCOMPAT                                                                             \
-    (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT | QCOW2_INCOMPAT_COMPRESSION)
-#define MAX_HEADER 2097152u /* it must lie in the first cluster */
+#define KNOWN_INCOMPAT (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT | QCOW2_INCOMPAT_COMPRESSION)
+#define MAX_HEADER     2097152u /* it must lie in the first cluster */
 
 /* ---- reading ------------------------------------------------------------------------------------- */
 
@@ -57,7 +56,7 @@ static int check_table(const char *name, const char *what, uint64_t offset, uint
     if (offset % cluster_size)
         return error_set(err, EINVAL, "%s: the %s's offset %#" PRIx64 " is not cluster aligned",
                          name, what, offset);
-    if (offset > (uint64_t) INT64_MAX - bytes)
+    if (offset > (uint64_t)INT64_MAX - bytes)
         return error_set(err, EINVAL, "%s: the %s's offset %#" PRIx64 " is beyond 8 EiB", name,
                          what, offset);
     return 0;
@@ -71,10 +70,12 @@ static int check_numbers(const char *name, const struct qcow2_header *h, struct 
     if (h->cluster_bits < QCOW2_MIN_CLUSTER_BITS || h->cluster_bits > QCOW2_MAX_CLUSTER_BITS)
         return error_set(err, EINVAL, "%s: cluster_bits is %u, it must be from %d to %d", name,
                          h->cluster_bits, QCOW2_MIN_CLUSTER_BITS, QCOW2_MAX_CLUSTER_BITS);
-    if (h->version >= 3 && (h->header_length < QCOW2_V3_HEADER ||
-                            h->header_length > 1u << h->cluster_bits))
-        return error_set(err, EINVAL, "%s: header_length is %u, it must be from %d to the cluster "
-                         "size", name, h->header_length, QCOW2_V3_HEADER);
+    if (h->version >= 3 &&
+        (h->header_length < QCOW2_V3_HEADER || h->header_length > 1u << h->cluster_bits))
+        return error_set(err, EINVAL,
+                         "%s: header_length is %u, it must be from %d to the cluster "
+                         "size",
+                         name, h->header_length, QCOW2_V3_HEADER);
     if (h->refcount_order > 6)
         return error_set(err, EINVAL, "%s: refcount_order is %u, the limit is 6", name,
                          h->refcount_order);
@@ -102,11 +103,11 @@ static int check_numbers(const char *name, const struct qcow2_header *h, struct 
 static int check_tables(const char *name, const struct qcow2_header *h, struct error **err)
 {
     uint32_t cs = 1u << h->cluster_bits;
-    int ret = check_table(name, "L1 table", h->l1_offset, (uint64_t) h->l1_size * 8,
+    int ret = check_table(name, "L1 table", h->l1_offset, (uint64_t)h->l1_size * 8,
                           QCOW2_MAX_L1_BYTES, cs, err);
     if (ret == 0)
         ret = check_table(name, "refcount table", h->reftable_offset,
-                          (uint64_t) h->reftable_clusters << h->cluster_bits,
+                          (uint64_t)h->reftable_clusters << h->cluster_bits,
                           QCOW2_MAX_REFTABLE_BYTES, cs, err);
     if (ret == 0 && h->nb_snapshots)
         ret = check_table(name, "snapshot table", h->snapshots_offset, 0, 0, cs, err);
@@ -114,8 +115,10 @@ static int check_tables(const char *name, const struct qcow2_header *h, struct e
         return ret;
     uint64_t need = l1_entries_for(h->cluster_bits, h->size);
     if (h->l1_size < need)
-        return error_set(err, EINVAL, "%s: the L1 table has %u entries, %" PRIu64 " are needed for "
-                         "a disk of %" PRIu64 " bytes", name, h->l1_size, need, h->size);
+        return error_set(err, EINVAL,
+                         "%s: the L1 table has %u entries, %" PRIu64 " are needed for "
+                         "a disk of %" PRIu64 " bytes",
+                         name, h->l1_size, need, h->size);
     return 0;
 }
 
@@ -127,8 +130,10 @@ static int check_compression(const char *name, const struct qcow2_header *h, str
         return error_set(err, ENOTSUP, "%s: compression type %u is unknown (0 is zlib, 1 zstd)",
                          name, h->compression_type);
     if (bit != (h->compression_type != QCOW2_ZLIB))
-        return error_set(err, EINVAL, "%s: compression type %u and the incompatible feature bit "
-                         "for it contradict each other", name, h->compression_type);
+        return error_set(err, EINVAL,
+                         "%s: compression type %u and the incompatible feature bit "
+                         "for it contradict each other",
+                         name, h->compression_type);
     return 0;
 }
 
@@ -141,7 +146,7 @@ int qcow2_header_read(struct blk_node *file, struct qcow2_header *h, struct erro
     if (size < QCOW2_V2_HEADER)
         return error_set(err, EINVAL, "%s: is not a qcow2 image: it has only %" PRIu64 " bytes",
                          name, size);
-    int ret = blk_read(file, 0, b, MIN(size, (uint64_t) sizeof(b)), 0);
+    int ret = blk_read(file, 0, b, MIN(size, (uint64_t)sizeof(b)), 0);
     if (ret < 0)
         return error_set(err, -ret, "%s: could not read the header: %s", name, strerror(-ret));
     if (load_be32(b) != QCOW2_MAGIC)
@@ -164,10 +169,10 @@ static uint8_t *read_extensions(struct blk_node *file, const struct qcow2_header
     *len = 0;
     if (end > MAX_HEADER || end <= h->header_length)
         return calloc(1, 1);
-    *len = (size_t) (end - h->header_length);
+    *len = (size_t)(end - h->header_length);
     uint8_t *b = calloc(1, *len);
     uint64_t size = blk_size(file);
-    uint64_t there = size > h->header_length ? MIN((uint64_t) *len, size - h->header_length) : 0;
+    uint64_t there = size > h->header_length ? MIN((uint64_t)*len, size - h->header_length) : 0;
     if (b && there && blk_read(file, h->header_length, b, there, 0) < 0) {
         free(b);
         return NULL;
@@ -196,7 +201,7 @@ static const uint8_t *find_extension(const uint8_t *b, size_t len, uint32_t type
             *ext_len = l;
             return b + at;
         }
-        at += MIN((size_t) l + (8 - l % 8) % 8, len - at);
+        at += MIN((size_t)l + (8 - l % 8) % 8, len - at);
     }
     return NULL;
 }
@@ -251,7 +256,7 @@ static void add_unknown_bit(struct strbuf *out, const uint8_t *table, uint32_t l
     strbuf_add(out, strbuf_text(out)[0] ? ", " : "");
     for (uint32_t at = 0; table && at + 48 <= len; at += 48)
         if (table[at] == 0 && table[at + 1] == bit) {
-            strbuf_addf(out, "'%.46s'", (const char *) table + at + 2);
+            strbuf_addf(out, "'%.46s'", (const char *)table + at + 2);
             return;
         }
     strbuf_addf(out, "unknown incompatible feature (bit %u)", bit);

@@ -27,15 +27,17 @@ int qcow2_l2_slice(struct qcow2 *q, uint64_t guest, bool exclusive, bool nowait,
         return qcow2_corrupt(q, "L1 entry %" PRIu64 " is %#" PRIx64 ": not a table's offset", i,
                              l1e);
     if (beyond_file(q, table))
-        return qcow2_corrupt(q, "the L2 table at %#" PRIx64 " lies beyond the end of the file: was "
-                             "it truncated?", table);
-    uint64_t at = (uint64_t) l2_index_of(q, guest) * 8;
-    int ret = table_cache_get(q->l2, table + (at & ~(uint64_t) (q->slice_size - 1)), exclusive,
+        return qcow2_corrupt(q,
+                             "the L2 table at %#" PRIx64 " lies beyond the end of the file: was "
+                             "it truncated?",
+                             table);
+    uint64_t at = (uint64_t)l2_index_of(q, guest) * 8;
+    int ret = table_cache_get(q->l2, table + (at & ~(uint64_t)(q->slice_size - 1)), exclusive,
                               nowait, &p);
     if (ret != 0)
         return ret;
     *slice = p;
-    *index = (uint32_t) (at & (q->slice_size - 1)) / 8;
+    *index = (uint32_t)(at & (q->slice_size - 1)) / 8;
     return 0;
 }
 
@@ -95,13 +97,16 @@ static int map_entry(struct qcow2 *q, const uint8_t *slice, uint32_t index, uint
     if (kind == ENTRY_COMPRESSED)
         return map_compressed(q, entry, off, len, m);
     if (host & (q->cluster_size - 1))
-        return qcow2_corrupt(q, "guest offset %#" PRIx64 " is mapped to %#" PRIx64
-                             ", which is not cluster aligned", off, host);
+        return qcow2_corrupt(
+            q, "guest offset %#" PRIx64 " is mapped to %#" PRIx64 ", which is not cluster aligned",
+            off, host);
     if (kind == ENTRY_NORMAL && beyond_file(q, host))
-        return qcow2_corrupt(q, "guest offset %#" PRIx64 " is mapped to %#" PRIx64
-                             ", beyond the end of the file: was it truncated?", off, host);
+        return qcow2_corrupt(q,
+                             "guest offset %#" PRIx64 " is mapped to %#" PRIx64
+                             ", beyond the end of the file: was it truncated?",
+                             off, host);
     uint64_t need = (in_cluster(q, off) + len + q->cluster_size - 1) >> q->cluster_bits;
-    uint32_t max = (uint32_t) MIN((uint64_t) slice_left(q, index), need);
+    uint32_t max = (uint32_t)MIN((uint64_t)slice_left(q, index), need);
     uint32_t n = count_alike(q, slice, index, max, entry, kind);
     m->length = run_length(q, off, n, len);
     switch (kind) {

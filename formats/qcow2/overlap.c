@@ -22,7 +22,7 @@ struct qcow2_overlap {
 
 static size_t home(const struct qcow2_overlap *o, uint64_t cluster)
 {
-    return (size_t) ((cluster * UINT64_C(0x9e3779b97f4a7c15)) >> 20) & o->mask;
+    return (size_t)((cluster * UINT64_C(0x9e3779b97f4a7c15)) >> 20) & o->mask;
 }
 
 static struct slot *lookup(const struct qcow2_overlap *o, uint64_t cluster)
@@ -68,7 +68,7 @@ static void remove_one(struct qcow2_overlap *o, uint64_t cluster)
     struct slot *s = lookup(o, cluster);
     if (!s->cluster)
         return;
-    size_t gap = (size_t) (s - o->slots);
+    size_t gap = (size_t)(s - o->slots);
     s->cluster = 0;
     o->used--;
     for (size_t i = (gap + 1) & o->mask; o->slots[i].cluster; i = (i + 1) & o->mask) {
@@ -150,9 +150,9 @@ int qcow2_overlap_build(struct qcow2 *q, const char **clash)
     if (ret == 0)
         ret = add_apart(q, 0, 1, "the header", clash);
     if (ret == 0)
-        ret = add_apart(q, h->l1_offset, (uint64_t) h->l1_size * 8, "the L1 table", clash);
+        ret = add_apart(q, h->l1_offset, (uint64_t)h->l1_size * 8, "the L1 table", clash);
     if (ret == 0)
-        ret = add_apart(q, h->reftable_offset, (uint64_t) h->reftable_clusters << q->cluster_bits,
+        ret = add_apart(q, h->reftable_offset, (uint64_t)h->reftable_clusters << q->cluster_bits,
                         "the refcount table", clash);
     return ret == 0 ? add_tables(q, clash) : ret;
 }

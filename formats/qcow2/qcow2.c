@@ -12,9 +12,9 @@
 #include "base/macros.h"
 #include "internal.h"
 
-#define SLICE 4096u
-#define MIN_L2_CACHE (UINT64_C(1) << 20)
-#define MAX_L2_CACHE (UINT64_C(32) << 20)
+#define SLICE         4096u
+#define MIN_L2_CACHE  (UINT64_C(1) << 20)
+#define MAX_L2_CACHE  (UINT64_C(32) << 20)
 #define MIN_REF_CACHE (UINT64_C(1) << 20)
 
 struct qcow2_options {
@@ -25,13 +25,21 @@ struct qcow2_options {
 #define AT(m) .at = offsetof(struct qcow2_options, m)
 
 static const struct opt_def qcow2_options[] = {
-    { .name = "l2-cache-size", .type = OPT_SIZE, AT(l2_cache_size),
+    { .name = "l2-cache-size",
+      .type = OPT_SIZE,
+      AT(l2_cache_size),
       .help = "memory for L2 tables (default: what covers the disk, at most 32 MiB)" },
-    { .name = "refcount-cache-size", .type = OPT_SIZE, AT(refcount_cache_size),
+    { .name = "refcount-cache-size",
+      .type = OPT_SIZE,
+      AT(refcount_cache_size),
       .help = "memory for refcount blocks" },
-    { .name = "cache-size", .type = OPT_SIZE, AT(cache_size),
+    { .name = "cache-size",
+      .type = OPT_SIZE,
+      AT(cache_size),
       .help = "memory for both, when they are not given" },
-    { .name = "lazy-refcounts", .type = OPT_BOOL, AT(lazy_refcounts),
+    { .name = "lazy-refcounts",
+      .type = OPT_BOOL,
+      AT(lazy_refcounts),
       .help = "accepted: refcounts are always written in order here" },
     OPT_END,
 };
@@ -57,7 +65,7 @@ int qcow2_corrupt(struct qcow2 *q, const char *fmt, ...)
     node_set_failed(q->node);
     if (q->version >= 3) {
         store_be64(bits, q->header.incompatible | QCOW2_INCOMPAT_CORRUPT);
-        (void) blk_write(q->file, HDR_INCOMPATIBLE, bits, 8, 0);
+        (void)blk_write(q->file, HDR_INCOMPATIBLE, bits, 8, 0);
     }
     return -EIO;
 }
@@ -92,8 +100,8 @@ static int load_tables(struct qcow2 *q, struct error **err)
     if (ret < 0)
         return ret;
     q->reftable_entries = h->reftable_clusters << (q->cluster_bits - 3);
-    ret = load_table(q, "refcount table", h->reftable_offset, q->reftable_entries, &q->reftable,
-                     err);
+    ret =
+        load_table(q, "refcount table", h->reftable_offset, q->reftable_entries, &q->reftable, err);
     q->fresh = q->grows ? cluster_up(q, blk_size(q->file)) : UINT64_MAX;
     q->alloc_hint = 0;
     q->packed_next = 0;
@@ -109,11 +117,11 @@ static void set_geometry(struct qcow2 *q)
     q->cluster_size = 1u << h->cluster_bits;
     q->version = h->version;
     q->refcount_order = h->refcount_order;
-    q->refcount_max = h->refcount_order == 6 ? UINT64_MAX
-                                             : (UINT64_C(1) << (1u << h->refcount_order)) - 1;
+    q->refcount_max =
+        h->refcount_order == 6 ? UINT64_MAX : (UINT64_C(1) << (1u << h->refcount_order)) - 1;
     q->l2_entries = q->cluster_size / 8;
     q->slice_size = MIN(q->cluster_size, SLICE);
-    q->compression = (enum qcow2_compression) h->compression_type;
+    q->compression = (enum qcow2_compression)h->compression_type;
     q->grows = node_grows(q->file);
 }
 
@@ -141,19 +149,27 @@ static int check_writable(struct qcow2 *q, struct error **err)
     bool repair = node_open_flags(q->node) & BLK_OPEN_REPAIR;
 
     if (h->reftable_clusters == 0 && !repair)
-        return error_set(err, EINVAL, "%s: the image has no refcount table: repair it with img "
-                         "check -r all", name);
+        return error_set(err, EINVAL,
+                         "%s: the image has no refcount table: repair it with img "
+                         "check -r all",
+                         name);
     if (!node_writable(q->node) || repair)
         return 0;
     if (h->incompatible & QCOW2_INCOMPAT_CORRUPT)
-        return error_set(err, EACCES, "%s: the image is marked corrupt and can only be opened "
-                         "read-only: repair it with img check -r all", name);
+        return error_set(err, EACCES,
+                         "%s: the image is marked corrupt and can only be opened "
+                         "read-only: repair it with img check -r all",
+                         name);
     if (h->nb_snapshots)
-        return error_set(err, ENOTSUP, "%s: the image has internal snapshots and can only be "
-                         "opened read-only", name);
+        return error_set(err, ENOTSUP,
+                         "%s: the image has internal snapshots and can only be "
+                         "opened read-only",
+                         name);
     if (h->autoclear & QCOW2_AUTOCLEAR_BITMAPS)
-        return error_set(err, ENOTSUP, "%s: the image has persistent bitmaps and can only be "
-                         "opened read-only", name);
+        return error_set(err, ENOTSUP,
+                         "%s: the image has persistent bitmaps and can only be "
+                         "opened read-only",
+                         name);
     return 0;
 }
 
@@ -161,7 +177,7 @@ static int check_writable(struct qcow2 *q, struct error **err)
 
 static unsigned cache_count(const struct qcow2 *q, uint64_t bytes, uint64_t least)
 {
-    return (unsigned) (MAX(bytes, least) / q->slice_size);
+    return (unsigned)(MAX(bytes, least) / q->slice_size);
 }
 
 static int make_caches(struct qcow2 *q, const struct qcow2_options *o)
@@ -170,15 +186,17 @@ static int make_caches(struct qcow2 *q, const struct qcow2_options *o)
     uint64_t l2 = o->l2_cache_size ? o->l2_cache_size
                   : o->cache_size  ? o->cache_size / 5 * 4
                                    : MIN(whole, MAX_L2_CACHE);
-    uint64_t refs = o->refcount_cache_size ? o->refcount_cache_size : MAX(o->cache_size / 5, l2 / 4);
+    uint64_t refs =
+        o->refcount_cache_size ? o->refcount_cache_size : MAX(o->cache_size / 5, l2 / 4);
 
     l2 = MIN(l2, UINT64_C(1) << 32);
     refs = MIN(refs, UINT64_C(1) << 32);
     int ret = table_cache_new(&q->l2, q->file, &q->lock, q->slice_size,
-                              cache_count(q, l2, MIN_L2_CACHE));
+                              cache_count(q, l2, MIN_L2_CACHE), EVENT_L2_LOAD, EVENT_L2_UPDATE);
     if (ret == 0)
         ret = table_cache_new(&q->refs, q->file, &q->lock, q->slice_size,
-                              cache_count(q, refs, MIN_REF_CACHE));
+                              cache_count(q, refs, MIN_REF_CACHE), EVENT_REFBLOCK_LOAD,
+                              EVENT_REFBLOCK_UPDATE_PART);
     return ret;
 }
 
@@ -244,8 +262,10 @@ static int prepare_writing(struct qcow2 *q, struct error **err)
     if (ret == -ENOMEM)
         return error_set(err, ENOMEM, "out of memory");
     if (ret < 0)
-        return error_set(err, EINVAL, "%s: the image is corrupt: %s overlaps other metadata: "
-                         "see img check", blk_filename(q->file), clash);
+        return error_set(err, EINVAL,
+                         "%s: the image is corrupt: %s overlaps other metadata: "
+                         "see img check",
+                         blk_filename(q->file), clash);
     return clear_autoclear(q, err);
 }
 
@@ -260,8 +280,10 @@ static int repair_dirty(struct qcow2 *q, struct error **err)
         return 0;
     int ret = qcow2_check(q->node, BLK_FIX_ERRORS | BLK_FIX_LEAKS, &result, &silent, err);
     if (ret == 0 && (result.corruptions || result.check_errors))
-        ret = error_set(err, EIO, "%s: the image was not closed and could not be repaired: see img "
-                        "check", blk_filename(q->file));
+        ret = error_set(err, EIO,
+                        "%s: the image was not closed and could not be repaired: see img "
+                        "check",
+                        blk_filename(q->file));
     return ret;
 }
 
@@ -355,7 +377,7 @@ static json_t *specific_v3(struct qcow2 *q)
 
     return json_pack("{s:s, s:s, s:b, s:i, s:b, s:b}", "compat", "1.1", "compression-type",
                      compression_name(q->compression), "lazy-refcounts",
-                     (int) (h->compatible & QCOW2_COMPAT_LAZY), "refcount-bits",
+                     (int)(h->compatible & QCOW2_COMPAT_LAZY), "refcount-bits",
                      1 << h->refcount_order, "corrupt", corrupt, "extended-l2",
                      (h->incompatible & QCOW2_INCOMPAT_EXTL2) != 0);
 }
@@ -374,12 +396,12 @@ static int qcow2_info(struct blk_node *n, struct blk_info *out, struct error **e
     RDLOCK_SCOPE(&q->lock);
     out->cluster_size = q->cluster_size;
     out->dirty = q->header.incompatible & QCOW2_INCOMPAT_DIRTY;
-    out->corrupt = (q->header.incompatible & QCOW2_INCOMPAT_CORRUPT) ||
-                   atomic_load(&q->corrupt_seen);
+    out->corrupt =
+        (q->header.incompatible & QCOW2_INCOMPAT_CORRUPT) || atomic_load(&q->corrupt_seen);
     out->encrypted = q->header.crypt_method != 0;
     json_t *data = q->version >= 3 ? specific_v3(q) : specific_v2(q);
-    _cleanup_json_ json_t *all = data ? json_pack("{s:s, s:o}", "type", "qcow2", "data", data)
-                                      : NULL;
+    _cleanup_json_ json_t *all =
+        data ? json_pack("{s:s, s:o}", "type", "qcow2", "data", data) : NULL;
     out->specific = all ? json_dumps(all, JSON_COMPACT) : NULL;
     if (!out->specific)
         return error_set(err, ENOMEM, "out of memory");
@@ -396,7 +418,7 @@ static int qcow2_info(struct blk_node *n, struct blk_info *out, struct error **e
 
 static int qcow2_probe(const uint8_t *buf, size_t len, const char *filename)
 {
-    (void) filename;
+    (void)filename;
     if (len < 8 || load_be32(buf) != QCOW2_MAGIC)
         return 0;
     return load_be32(buf + HDR_VERSION) >= 2 ? 100 : 0;
@@ -407,7 +429,7 @@ static int qcow2_decode(struct blk_node *n, const struct mapping *m, const void 
 {
     struct qcow2 *q = node_state(n);
 
-    (void) m;
+    (void)m;
     return qcow2_decompress(q->compression, in, in_len, out, out_len);
 }
 

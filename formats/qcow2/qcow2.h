@@ -124,15 +124,15 @@ struct qcow2_header {
 };
 
 /* L1 and L2 entries (Spec, cluster mapping) */
-#define L1E_OFFSET     UINT64_C(0x00fffffffffffe00)
-#define L1E_RESERVED   UINT64_C(0x7f000000000001ff)
-#define L2E_OFFSET     UINT64_C(0x00fffffffffffe00)
-#define L2E_RESERVED   UINT64_C(0x3f000000000001fe)
-#define L2E_ZERO       UINT64_C(1)
-#define QE_COMPRESSED  (UINT64_C(1) << 62)
-#define QE_COPIED      (UINT64_C(1) << 63)
-#define RTE_OFFSET     UINT64_C(0xfffffffffffffe00)
-#define RTE_RESERVED   UINT64_C(0x1ff)
+#define L1E_OFFSET    UINT64_C(0x00fffffffffffe00)
+#define L1E_RESERVED  UINT64_C(0x7f000000000001ff)
+#define L2E_OFFSET    UINT64_C(0x00fffffffffffe00)
+#define L2E_RESERVED  UINT64_C(0x3f000000000001fe)
+#define L2E_ZERO      UINT64_C(1)
+#define QE_COMPRESSED (UINT64_C(1) << 62)
+#define QE_COPIED     (UINT64_C(1) << 63)
+#define RTE_OFFSET    UINT64_C(0xfffffffffffffe00)
+#define RTE_RESERVED  UINT64_C(0x1ff)
 
 /* Host bytes that a reference was taken from: each host cluster they touch loses one when released. */
 struct qcow2_freed {
@@ -149,33 +149,33 @@ struct qcow2 {
     /* fixed after open */
     uint32_t cluster_bits, cluster_size;
     uint32_t version;
-    uint32_t refcount_order;      /* width is 1 << order bits */
+    uint32_t refcount_order; /* width is 1 << order bits */
     uint64_t refcount_max;
-    uint32_t l2_entries;          /* per table */
-    uint32_t slice_size;          /* bytes of a table that are cached together; divides a cluster */
+    uint32_t l2_entries; /* per table */
+    uint32_t slice_size; /* bytes of a table that are cached together; divides a cluster */
     enum qcow2_compression compression;
-    bool unreadable;              /* opened for info only: a feature we do not know how to read */
-    bool grows;                   /* the file grows: past its end there are zeroes */
-    _Atomic bool corrupt_seen;    /* this session found the image corrupt */
+    bool unreadable;           /* opened for info only: a feature we do not know how to read */
+    bool grows;                /* the file grows: past its end there are zeroes */
+    _Atomic bool corrupt_seen; /* this session found the image corrupt */
 
     pthread_rwlock_t lock;
 
     /* under lock */
     struct qcow2_header header;
-    uint64_t *l1;                 /* header.l1_size entries, host order, as on disk otherwise */
+    uint64_t *l1; /* header.l1_size entries, host order, as on disk otherwise */
     bool l1_dirty;
     uint32_t l1_dirty_from, l1_dirty_to; /* entries [from, to) not on the disk yet */
-    uint64_t *reftable;           /* host order */
+    uint64_t *reftable;                  /* host order */
     uint32_t reftable_entries;
-    struct table_cache *l2;       /* slices of L2 tables, by host offset */
-    struct table_cache *refs;     /* slices of refcount blocks, by host offset */
-    uint64_t alloc_hint;          /* no free cluster lies below this index */
-    uint64_t fresh;               /* host offsets from here on were never used; cluster aligned */
-    uint64_t packed_next;         /* next free byte for compressed data; 0: none */
+    struct table_cache *l2;   /* slices of L2 tables, by host offset */
+    struct table_cache *refs; /* slices of refcount blocks, by host offset */
+    uint64_t alloc_hint;      /* no free cluster lies below this index */
+    uint64_t fresh;           /* host offsets from here on were never used; cluster aligned */
+    uint64_t packed_next;     /* next free byte for compressed data; 0: none */
     struct qcow2_overlap *overlap;
-    qcow2_freed_list freed;       /* unmapped in memory, not yet on the disk */
-    qcow2_freed_list quarantine;  /* unmapped on the disk, waiting for their epoch */
-    bool unsynced;                /* data was written to new clusters since the last commit */
+    qcow2_freed_list freed;      /* unmapped in memory, not yet on the disk */
+    qcow2_freed_list quarantine; /* unmapped on the disk, waiting for their epoch */
+    bool unsynced;               /* data was written to new clusters since the last commit */
 
     pthread_mutex_t commit_lock;
 
@@ -197,7 +197,7 @@ static inline uint64_t in_cluster(const struct qcow2 *q, uint64_t offset)
 
 static inline uint64_t cluster_up(const struct qcow2 *q, uint64_t offset)
 {
-    return (offset + q->cluster_size - 1) & ~(uint64_t) (q->cluster_size - 1);
+    return (offset + q->cluster_size - 1) & ~(uint64_t)(q->cluster_size - 1);
 }
 
 /* Guest clusters below one L2 table: the table's index is guest offset >> (cluster_bits + l2 bits). */
@@ -208,7 +208,7 @@ static inline uint64_t l1_index_of(const struct qcow2 *q, uint64_t guest)
 
 static inline uint32_t l2_index_of(const struct qcow2 *q, uint64_t guest)
 {
-    return (uint32_t) (guest >> q->cluster_bits) & (q->l2_entries - 1);
+    return (uint32_t)(guest >> q->cluster_bits) & (q->l2_entries - 1);
 }
 
 /* Entries of the L1 table that a disk of this size needs. */
@@ -221,7 +221,7 @@ static inline uint64_t l1_entries_for(uint32_t cluster_bits, uint64_t size)
 /* Clusters that one refcount block counts. */
 static inline uint64_t refblock_entries(const struct qcow2 *q)
 {
-    return (uint64_t) q->cluster_size * 8 >> q->refcount_order;
+    return (uint64_t)q->cluster_size * 8 >> q->refcount_order;
 }
 
 /* Refcount number i of a block whose refcounts are 1 << order bits wide (Spec, refcounts). Shared by
@@ -250,21 +250,21 @@ static inline void refcount_store(void *block, uint64_t i, uint32_t order, uint6
     uint8_t *b = block;
     switch (order) {
     case 4:
-        store_be16(b + 2 * i, (uint16_t) value);
+        store_be16(b + 2 * i, (uint16_t)value);
         break;
     case 5:
-        store_be32(b + 4 * i, (uint32_t) value);
+        store_be32(b + 4 * i, (uint32_t)value);
         break;
     case 6:
         store_be64(b + 8 * i, value);
         break;
     case 3:
-        b[i] = (uint8_t) value;
+        b[i] = (uint8_t)value;
         break;
     default: {
         uint32_t per = 8u >> order, width = 1u << order;
-        uint32_t shift = width * (uint32_t) (i % per), mask = ((1u << width) - 1) << shift;
-        b[i / per] = (uint8_t) ((b[i / per] & ~mask) | ((uint32_t) value << shift));
+        uint32_t shift = width * (uint32_t)(i % per), mask = ((1u << width) - 1) << shift;
+        b[i / per] = (uint8_t)((b[i / per] & ~mask) | ((uint32_t)value << shift));
     }
     }
 }

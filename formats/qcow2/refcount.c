@@ -18,7 +18,7 @@
 
 static uint64_t per_slice(const struct qcow2 *q)
 {
-    return (uint64_t) q->slice_size * 8 >> q->refcount_order;
+    return (uint64_t)q->slice_size * 8 >> q->refcount_order;
 }
 
 uint64_t qcow2_ref_slice_left(const struct qcow2 *q, uint64_t cluster)
@@ -34,8 +34,8 @@ static int block_of(struct qcow2 *q, uint64_t cluster, uint64_t *block)
 
     *block = rte & RTE_OFFSET;
     if ((rte & RTE_RESERVED) || in_cluster(q, *block))
-        return qcow2_corrupt(q, "refcount table entry %" PRIu64 " is %#" PRIx64
-                             ": not a block's offset", i, rte);
+        return qcow2_corrupt(
+            q, "refcount table entry %" PRIu64 " is %#" PRIx64 ": not a block's offset", i, rte);
     return 0;
 }
 
@@ -51,8 +51,8 @@ static int slice_of(struct qcow2 *q, uint64_t cluster, uint8_t **slice, uint64_t
     if (!block)
         return -ENOENT;
     uint64_t in_block = cluster % refblock_entries(q);
-    ret = table_cache_get(q->refs, block + in_block / per_slice(q) * q->slice_size, true, false,
-                          &p);
+    ret =
+        table_cache_get(q->refs, block + in_block / per_slice(q) * q->slice_size, true, false, &p);
     if (ret != 0)
         return ret;
     *slice = p;
@@ -160,6 +160,7 @@ static int make_block(struct qcow2 *q, uint64_t index)
     if (!q->grows && host + q->cluster_size > blk_size(q->file))
         return -ENOSPC;
     refcount_store(block, 0, q->refcount_order, 1);
+    node_event(q->file, EVENT_REFBLOCK_ALLOC_WRITE);
     int ret = write_table(q, host, block, q->cluster_size);
     if (ret == 0)
         ret = blk_flush(q->file);
@@ -167,6 +168,7 @@ static int make_block(struct qcow2 *q, uint64_t index)
         return ret;
     uint8_t entry[8];
     store_be64(entry, host);
+    node_event(q->file, EVENT_REFBLOCK_ALLOC_HOOKUP);
     ret = blk_write(q->file, q->header.reftable_offset + index * 8, entry, 8, 0);
     if (ret < 0)
         return ret;
@@ -233,7 +235,7 @@ static int plan_table(struct qcow2 *q, uint64_t cluster, struct new_table *t)
     t->entries = calloc(t->clusters, q->cluster_size);
     if (!t->entries)
         return -ENOMEM;
-    memcpy(t->entries, q->reftable, (size_t) q->reftable_entries * 8);
+    memcpy(t->entries, q->reftable, (size_t)q->reftable_entries * 8);
     for (uint64_t i = 0; i < t->blocks; i++)
         t->entries[t->from + i] = (t->first + t->clusters + i) << q->cluster_bits;
     return 0;
@@ -255,13 +257,14 @@ static int write_new_table(struct qcow2 *q, const struct new_table *t)
 static int publish_table(struct qcow2 *q, struct new_table *t)
 {
     struct qcow2_header *h = &q->header;
-    uint64_t old = h->reftable_offset, old_len = (uint64_t) h->reftable_clusters << q->cluster_bits;
+    uint64_t old = h->reftable_offset, old_len = (uint64_t)h->reftable_clusters << q->cluster_bits;
     int ret = blk_flush(q->file);
 
     if (ret < 0)
         return ret;
+    node_event(q->file, EVENT_REFBLOCK_ALLOC_SWITCH_TABLE);
     h->reftable_offset = t->first << q->cluster_bits;
-    h->reftable_clusters = (uint32_t) t->clusters;
+    h->reftable_clusters = (uint32_t)t->clusters;
     ret = qcow2_header_update(q, HDR_REFTABLE_OFFSET, HDR_REFTABLE_CLUSTERS + 4);
     if (ret == 0)
         ret = blk_flush(q->file);
@@ -272,7 +275,7 @@ static int publish_table(struct qcow2 *q, struct new_table *t)
     free(q->reftable);
     q->reftable = t->entries;
     t->entries = NULL;
-    q->reftable_entries = (uint32_t) (t->clusters * (q->cluster_size / 8));
+    q->reftable_entries = (uint32_t)(t->clusters * (q->cluster_size / 8));
     q->fresh = MAX(q->fresh, (t->first + t->clusters + t->blocks) << q->cluster_bits);
     qcow2_overlap_remove(q, old, old_len);
     ret = qcow2_overlap_add(q, h->reftable_offset, t->clusters << q->cluster_bits,
@@ -288,6 +291,7 @@ static int grow_table(struct qcow2 *q, uint64_t cluster)
     struct new_table t = { 0 };
     int ret = plan_table(q, cluster, &t);
 
+    node_event(q->file, EVENT_REFTABLE_GROW);
     if (ret == 0)
         ret = write_blocks(q, t.from, t.blocks, t.first + t.clusters, t.first);
     if (ret == 0)

@@ -33,7 +33,7 @@ static bool look(struct qcow2 *q)
 
     if (stored < 0)
         return false;
-    uint64_t clusters = (uint64_t) stored >> q->cluster_bits;
+    uint64_t clusters = (uint64_t)stored >> q->cluster_bits;
     uint64_t enough = MAX(clusters * 10 / 9, clusters + 2);
     return count_used(q, enough) >= enough;
 }

@@ -32,11 +32,12 @@ static int alloc_l1(struct qcow2 *q, uint64_t entries, uint64_t *host)
 static int publish_l1(struct qcow2 *q, uint64_t host, uint64_t entries, uint64_t *l1)
 {
     struct qcow2_header *h = &q->header;
-    uint64_t old = h->l1_offset, old_len = (uint64_t) h->l1_size * 8;
+    uint64_t old = h->l1_offset, old_len = (uint64_t)h->l1_size * 8;
 
+    node_event(q->file, EVENT_L1_GROW_ACTIVATE_TABLE);
     WRLOCK_SCOPE(&q->lock);
     h->l1_offset = host;
-    h->l1_size = (uint32_t) entries;
+    h->l1_size = (uint32_t)entries;
     int ret = qcow2_header_update(q, HDR_L1_SIZE, HDR_L1_OFFSET + 8);
     if (ret == 0)
         ret = blk_flush(q->file);
@@ -56,6 +57,7 @@ static int publish_l1(struct qcow2 *q, uint64_t host, uint64_t entries, uint64_t
 static int grow_l1(struct qcow2 *q, uint64_t entries)
 {
     uint64_t host;
+    node_event(q->file, EVENT_L1_GROW_ALLOC_TABLE);
     int ret = qcow2_commit(q, true); /* the table in memory is the one on the disk */
 
     if (ret == 0)
@@ -69,9 +71,10 @@ static int grow_l1(struct qcow2 *q, uint64_t entries)
         free(l1);
         return -ENOMEM;
     }
-    memcpy(l1, q->l1, (size_t) q->header.l1_size * 8);
+    memcpy(l1, q->l1, (size_t)q->header.l1_size * 8);
     for (uint32_t i = 0; i < q->header.l1_size; i++)
-        store_be64(disk + (size_t) i * 8, l1[i]);
+        store_be64(disk + (size_t)i * 8, l1[i]);
+    node_event(q->file, EVENT_L1_GROW_WRITE_TABLE);
     ret = blk_write(q->file, host, disk, bytes, 0);
     if (ret == 0)
         ret = qcow2_commit(q, true); /* refcounts of the new table, then */
@@ -148,13 +151,14 @@ static int drop_tables(struct qcow2 *q, uint64_t size)
 {
     uint64_t keep = l1_entries_for(q->cluster_bits, size);
     {
+        node_event(q->file, EVENT_L1_SHRINK_FREE_L2_CLUSTERS);
         WRLOCK_SCOPE(&q->lock);
         for (uint64_t i = keep; i < q->header.l1_size; i++) {
             uint64_t table = q->l1[i] & L1E_OFFSET;
             if (!table)
                 continue;
             q->l1[i] = 0;
-            qcow2_l1_touch(q, (uint32_t) i);
+            qcow2_l1_touch(q, (uint32_t)i);
             table_cache_drop(q->l2, table, q->cluster_size);
             qcow2_overlap_remove(q, table, 1);
             qcow2_free_later(q, table, q->cluster_size);
@@ -206,9 +210,11 @@ static int grow(struct qcow2 *q, uint64_t size, enum blk_prealloc prealloc, stru
     int ret = 0;
 
     if (need * 8 > QCOW2_MAX_L1_BYTES)
-        return error_set(err, EFBIG, "%s: %" PRIu64 " bytes are too many for clusters of %u bytes: "
-                         "the limit is %" PRIu64, blk_filename(q->node), size, q->cluster_size,
-                         (uint64_t) QCOW2_MAX_L1_BYTES / 8 << (2 * q->cluster_bits - 3));
+        return error_set(err, EFBIG,
+                         "%s: %" PRIu64 " bytes are too many for clusters of %u bytes: "
+                         "the limit is %" PRIu64,
+                         blk_filename(q->node), size, q->cluster_size,
+                         (uint64_t)QCOW2_MAX_L1_BYTES / 8 << (2 * q->cluster_bits - 3));
     if (need > q->header.l1_size)
         ret = grow_l1(q, need);
     if (ret < 0)

@@ -8,7 +8,7 @@
 #include "base/macros.h"
 #include "internal.h"
 
-#define FIXED 40
+#define FIXED     40
 #define MAX_EXTRA 1024
 #define MAX_TABLE (UINT64_C(64) << 20)
 
@@ -33,7 +33,7 @@ static void parse(const uint8_t *b, struct snapshot *s)
         .icount = UINT64_MAX,
         .extra = load_be32(b + 36),
     };
-    s->length = (FIXED + (uint64_t) s->extra + s->id_len + s->name_len + 7) & ~UINT64_C(7);
+    s->length = (FIXED + (uint64_t)s->extra + s->id_len + s->name_len + 7) & ~UINT64_C(7);
 }
 
 static int read_one(struct qcow2 *q, uint64_t at, unsigned i, struct snapshot *s, uint8_t *b,
@@ -48,12 +48,16 @@ static int read_one(struct qcow2 *q, uint64_t at, unsigned i, struct snapshot *s
     if (s->extra > MAX_EXTRA)
         return error_set(err, EFBIG, "%s: snapshot %u has %u bytes of extra data, the limit is %d",
                          name, i, s->extra, MAX_EXTRA);
-    if ((uint64_t) s->l1_size * 8 > QCOW2_MAX_L1_BYTES)
-        return error_set(err, EFBIG, "%s: the L1 table of snapshot %u has %u entries, the limit is "
-                         "%d", name, i, s->l1_size, QCOW2_MAX_L1_BYTES / 8);
+    if ((uint64_t)s->l1_size * 8 > QCOW2_MAX_L1_BYTES)
+        return error_set(err, EFBIG,
+                         "%s: the L1 table of snapshot %u has %u entries, the limit is "
+                         "%d",
+                         name, i, s->l1_size, QCOW2_MAX_L1_BYTES / 8);
     if (in_cluster(q, s->l1_offset) || s->l1_offset > INT64_MAX)
-        return error_set(err, EINVAL, "%s: the L1 table of snapshot %u is at %#" PRIx64
-                         ", which is not cluster aligned", name, i, s->l1_offset);
+        return error_set(err, EINVAL,
+                         "%s: the L1 table of snapshot %u is at %#" PRIx64
+                         ", which is not cluster aligned",
+                         name, i, s->l1_offset);
     ret = blk_read(q->file, at + FIXED, b, s->length - FIXED, 0);
     if (ret < 0)
         return error_set(err, -ret, "%s: could not read snapshot %u: %s", name, i, strerror(-ret));
@@ -66,17 +70,15 @@ static int read_one(struct qcow2 *q, uint64_t at, unsigned i, struct snapshot *s
 
 static json_t *describe(const struct snapshot *s, const uint8_t *rest)
 {
-    const char *id = (const char *) rest + s->extra;
-    json_t *o = json_pack("{s:o, s:o, s:I, s:I, s:I, s:I, s:I}",
-                          "id", json_stringn(id, s->id_len),
-                          "name", json_stringn(id + s->id_len, s->name_len),
-                          "vm-state-size", (json_int_t) s->vm_state,
-                          "date-sec", (json_int_t) s->date_sec,
-                          "date-nsec", (json_int_t) s->date_nsec,
-                          "vm-clock-sec", (json_int_t) (s->vm_clock / 1000000000),
-                          "vm-clock-nsec", (json_int_t) (s->vm_clock % 1000000000));
+    const char *id = (const char *)rest + s->extra;
+    json_t *o =
+        json_pack("{s:o, s:o, s:I, s:I, s:I, s:I, s:I}", "id", json_stringn(id, s->id_len), "name",
+                  json_stringn(id + s->id_len, s->name_len), "vm-state-size",
+                  (json_int_t)s->vm_state, "date-sec", (json_int_t)s->date_sec, "date-nsec",
+                  (json_int_t)s->date_nsec, "vm-clock-sec", (json_int_t)(s->vm_clock / 1000000000),
+                  "vm-clock-nsec", (json_int_t)(s->vm_clock % 1000000000));
     if (o && s->icount != UINT64_MAX)
-        json_object_set_new(o, "icount", json_integer((json_int_t) s->icount));
+        json_object_set_new(o, "icount", json_integer((json_int_t)s->icount));
     return o;
 }
 

@@ -26,8 +26,7 @@ static uint32_t count_in_a_row(const struct qcow2 *q, const uint8_t *slice, uint
 {
     uint32_t n = 1;
 
-    while (n < max &&
-           slice_entry(slice, index + n) == entry + (uint64_t) n * q->cluster_size)
+    while (n < max && slice_entry(slice, index + n) == entry + (uint64_t)n * q->cluster_size)
         n++;
     return n;
 }
@@ -35,19 +34,20 @@ static uint32_t count_in_a_row(const struct qcow2 *q, const uint8_t *slice, uint
 static uint32_t clusters_wanted(const struct qcow2 *q, uint64_t off, uint64_t len, uint32_t index)
 {
     uint64_t n = (in_cluster(q, off) + len + q->cluster_size - 1) >> q->cluster_bits;
-    return (uint32_t) MIN(n, (uint64_t) slice_left(q, index));
+    return (uint32_t)MIN(n, (uint64_t)slice_left(q, index));
 }
 
 /* Guest data must not land on metadata, whatever a damaged table says (Q5). */
 static int check_place(struct qcow2 *q, uint64_t off, uint64_t host, uint64_t len)
 {
     if (in_cluster(q, host))
-        return qcow2_corrupt(q, "guest offset %#llx is mapped to %#llx, which is not cluster aligned",
-                             (unsigned long long) off, (unsigned long long) host);
+        return qcow2_corrupt(q,
+                             "guest offset %#llx is mapped to %#llx, which is not cluster aligned",
+                             (unsigned long long)off, (unsigned long long)host);
     const char *there = qcow2_overlap_find(q, host, len);
     if (there)
         return qcow2_corrupt(q, "guest offset %#llx is mapped to %#llx, where %s lies",
-                             (unsigned long long) off, (unsigned long long) host, there);
+                             (unsigned long long)off, (unsigned long long)host, there);
     return 0;
 }
 
@@ -60,8 +60,8 @@ static int plan_in_place(struct qcow2 *q, const uint8_t *slice, uint32_t index, 
     p->kind = WRITE_IN_PLACE;
     p->child = q->file;
     p->child_offset = host + in_cluster(q, off);
-    p->length = MIN(len, (uint64_t) n * q->cluster_size - in_cluster(q, off));
-    return check_place(q, off, host, (uint64_t) n * q->cluster_size);
+    p->length = MIN(len, (uint64_t)n * q->cluster_size - in_cluster(q, off));
+    return check_place(q, off, host, (uint64_t)n * q->cluster_size);
 }
 
 /* The common case, with the lock shared. */
@@ -215,6 +215,7 @@ static int make_l2_table(struct qcow2 *q, uint64_t i)
 {
     uint64_t host;
     bool fresh;
+    node_event(q->file, EVENT_L2_ALLOC_WRITE);
     int ret = qcow2_alloc_exact(q, 1, &host, &fresh);
 
     if (ret != 0)
@@ -228,7 +229,7 @@ static int make_l2_table(struct qcow2 *q, uint64_t i)
         return ret;
     }
     q->l1[i] = host | QE_COPIED;
-    qcow2_l1_touch(q, (uint32_t) i);
+    qcow2_l1_touch(q, (uint32_t)i);
     return 0;
 }
 

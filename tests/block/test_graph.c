@@ -4,7 +4,11 @@
 
 #include "scratch.h"
 
-#define IMAGE_OPTS(text) (text), &(struct blk_open_args) { .image_opts = true, .flags = BLK_OPEN_RDWR }
+#define IMAGE_OPTS(text)                           \
+    (text), &(struct blk_open_args)                \
+    {                                              \
+        .image_opts = true, .flags = BLK_OPEN_RDWR \
+    }
 
 static char *image; /* a qcow2 image of 1 MiB whose first 4 KiB are 0x55 */
 
@@ -28,7 +32,7 @@ static int make_image(void **state)
 {
     unsigned char bytes[4096];
 
-    (void) state;
+    (void)state;
     image = scratch_file();
     create(image, NULL, 1 << 20);
     struct blk_node *n = must_open(image, "qcow2", BLK_OPEN_RDWR);
@@ -40,7 +44,7 @@ static int make_image(void **state)
 
 static int remove_image(void **state)
 {
-    (void) state;
+    (void)state;
     scratch_remove(image);
     return 0;
 }
@@ -59,7 +63,7 @@ static void expect_image(struct blk_node *n)
 /* The image's name in the place of '@'. */
 static void spell(char *out, size_t size, const char *pattern)
 {
-    int before = (int) strcspn(pattern, "@");
+    int before = (int)strcspn(pattern, "@");
 
     snprintf(out, size, "%.*s%s%s", before, pattern, image, pattern + before + 1);
 }
@@ -84,7 +88,7 @@ static void every_spelling_opens_the_same(void **state)
     };
     char name[512];
 
-    (void) state;
+    (void)state;
     for (size_t i = 0; i < sizeof(spellings) / sizeof(spellings[0]); i++) {
         spell(name, sizeof(name), spellings[i]);
         expect_image(must_open(name, NULL, 0));
@@ -99,11 +103,11 @@ static void a_named_node_is_shared(void **state)
 {
     char name[512];
 
-    (void) state;
+    (void)state;
     snprintf(name, sizeof(name), "driver=file,node-name=disk,filename=%s", image);
     struct blk_node *file = must_open_args(IMAGE_OPTS(name));
-    struct blk_node *top = must_open_args("driver=qcow2,file=disk",
-                                          &(struct blk_open_args){ .image_opts = true });
+    struct blk_node *top =
+        must_open_args("driver=qcow2,file=disk", &(struct blk_open_args){ .image_opts = true });
     assert_ptr_equal(blk_child(top, "file"), file);
     assert_int_equal(blk_close(file, NULL), 0);
     expect_image(top);
@@ -128,7 +132,7 @@ static void wrong_descriptions_say_why(void **state)
         { "driver=raw,file.filename=/etc/passwd,cache.colour=red", "colour" },
     };
 
-    (void) state;
+    (void)state;
     for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
         _cleanup_error_ struct error *err = NULL;
         assert_null(try_open(wrong[i].text, &(struct blk_open_args){ .image_opts = true }, &err));
@@ -141,7 +145,7 @@ static void nesting_is_bounded(void **state)
 {
     char text[8192] = "json:", *at = text + 5;
 
-    (void) state;
+    (void)state;
     for (int i = 0; i < 200; i++)
         at += sprintf(at, "{\"driver\":\"raw\",\"file\":");
     at += sprintf(at, "{\"driver\":\"null-co\"}");
@@ -155,10 +159,13 @@ static void a_loop_of_backing_files_is_refused(void **state)
 {
     _cleanup_error_ struct error *err = NULL;
     char *a = scratch_file(), *b = scratch_file();
-    struct blk_create_args args = { .format = "qcow2", .size_given = true, .size = 65536,
-                                    .backing_format = "qcow2", .backing_unchecked = true };
+    struct blk_create_args args = { .format = "qcow2",
+                                    .size_given = true,
+                                    .size = 65536,
+                                    .backing_format = "qcow2",
+                                    .backing_unchecked = true };
 
-    (void) state;
+    (void)state;
     args.filename = a;
     args.backing_file = b;
     assert_int_equal(blk_create(&args, NULL, NULL), 0);
@@ -176,7 +183,7 @@ static void guessed_raw_does_not_become_qcow2(void **state)
     char *name = scratch_file();
     unsigned char sector[512] = { 'Q', 'F', 'I', 0xfb, 0, 0, 0, 3 };
 
-    (void) state;
+    (void)state;
     assert_int_equal(truncate(name, 1 << 20), 0);
     struct blk_node *n = must_open(name, NULL, BLK_OPEN_RDWR | BLK_OPEN_QUIET);
     assert_string_equal(blk_format(n), "raw");
@@ -199,7 +206,7 @@ static void read_only_stays_so(void **state)
     unsigned char byte = 1;
     struct stat before, after;
 
-    (void) state;
+    (void)state;
     assert_int_equal(stat(image, &before), 0);
     struct blk_node *n = must_open(image, NULL, 0);
     assert_true(blk_read_only(n));
@@ -217,7 +224,7 @@ static void ranges_are_checked(void **state)
     unsigned char buf[512];
     struct blk_extent e;
 
-    (void) state;
+    (void)state;
     struct blk_node *n = must_open(image, NULL, BLK_OPEN_RDWR);
     uint64_t size = blk_size(n);
     assert_int_equal(blk_read(n, size - 511, buf, 512, 0), -EINVAL);
@@ -236,7 +243,7 @@ static void detect_zeroes_keeps_zeroes_out(void **state)
     char name[512];
     struct blk_extent e;
 
-    (void) state;
+    (void)state;
     char *fresh = scratch_file();
     create(fresh, NULL, 1 << 20);
     snprintf(name, sizeof(name), "driver=qcow2,detect-zeroes=on,file.filename=%s", fresh);
@@ -253,7 +260,7 @@ static void nowait_answers_from_memory(void **state)
 {
     unsigned char buf[4096];
 
-    (void) state;
+    (void)state;
     struct blk_node *n = must_open(image, NULL, BLK_OPEN_RDWR);
     int cold = blk_read(n, 0, buf, sizeof(buf), BLK_NOWAIT);
     assert_true(cold == -EAGAIN || cold == 0);

@@ -23,11 +23,11 @@
 struct powercut_case {
     const char *name;
     const char *format;
-    const char *create;  /* options of making the image */
-    bool backing;        /* on a raw backing file without zeroes */
-    bool compressed;     /* compressed writes are in the mix */
+    const char *create; /* options of making the image */
+    bool backing;       /* on a raw backing file without zeroes */
+    bool compressed;    /* compressed writes are in the mix */
     uint32_t cluster;
-    uint64_t disk;       /* bytes */
+    uint64_t disk; /* bytes */
     unsigned operations;
 };
 
@@ -45,8 +45,8 @@ static bool have_qemu;
 /* A block of the guest's disk got this value in that operation. */
 struct event {
     uint32_t block, operation;
-    uint64_t tag;  /* 0: zeroes */
-    bool soft;     /* a discard: the old value may stay */
+    uint64_t tag; /* 0: zeroes */
+    bool soft;    /* a discard: the old value may stay */
 };
 
 struct run {
@@ -81,18 +81,18 @@ static void note(struct run *r, uint32_t block, unsigned operation, uint64_t tag
 
 /* ---- the run ---------------------------------------------------------------------------------------- */
 
-static int write_blocks(struct run *r, struct blk_node *n, unsigned op, uint32_t block, uint32_t count,
-                        unsigned flags)
+static int write_blocks(struct run *r, struct blk_node *n, unsigned op, uint32_t block,
+                        uint32_t count, unsigned flags)
 {
-    uint8_t *buf = malloc((size_t) count * SECTOR);
+    uint8_t *buf = malloc((size_t)count * SECTOR);
 
     assert_non_null(buf);
     for (uint32_t i = 0; i < count; i++) {
         uint64_t tag = rand_r(&r->seed) % 16 ? ++r->next_tag : 0;
-        fill_block(buf + (size_t) i * SECTOR, tag);
+        fill_block(buf + (size_t)i * SECTOR, tag);
         note(r, block + i, op, tag, false);
     }
-    int ret = blk_write(n, (uint64_t) block * SECTOR, buf, (size_t) count * SECTOR, flags);
+    int ret = blk_write(n, (uint64_t)block * SECTOR, buf, (size_t)count * SECTOR, flags);
     free(buf);
     return ret;
 }
@@ -100,7 +100,7 @@ static int write_blocks(struct run *r, struct blk_node *n, unsigned op, uint32_t
 static int unmap_blocks(struct run *r, struct blk_node *n, unsigned op, uint32_t block,
                         uint32_t count, unsigned kind)
 {
-    uint64_t off = (uint64_t) block * SECTOR, len = (uint64_t) count * SECTOR;
+    uint64_t off = (uint64_t)block * SECTOR, len = (uint64_t)count * SECTOR;
 
     for (uint32_t i = 0; i < count; i++)
         note(r, block + i, op, 0, kind == 2);
@@ -111,10 +111,10 @@ static int unmap_blocks(struct run *r, struct blk_node *n, unsigned op, uint32_t
 
 static int operate(struct run *r, struct blk_node *n, unsigned op)
 {
-    uint32_t blocks = (uint32_t) (r->c->disk / SECTOR), per = r->c->cluster / SECTOR;
-    uint32_t block = (uint32_t) rand_r(&r->seed) % blocks;
-    uint32_t count = 1 + (uint32_t) rand_r(&r->seed) % (rand_r(&r->seed) % 4 ? 8 : 5 * per);
-    unsigned kind = (unsigned) rand_r(&r->seed) % 16;
+    uint32_t blocks = (uint32_t)(r->c->disk / SECTOR), per = r->c->cluster / SECTOR;
+    uint32_t block = (uint32_t)rand_r(&r->seed) % blocks;
+    uint32_t count = 1 + (uint32_t)rand_r(&r->seed) % (rand_r(&r->seed) % 4 ? 8 : 5 * per);
+    unsigned kind = (unsigned)rand_r(&r->seed) % 16;
 
     if (kind >= 10 && kind < 13) { /* unmapping is for whole clusters */
         block = block / per * per;
@@ -221,7 +221,7 @@ static void read_log(struct log *l)
     struct stat st;
 
     assert_true(fd >= 0 && fstat(fd, &st) == 0);
-    l->size = (size_t) st.st_size;
+    l->size = (size_t)st.st_size;
     l->map = mmap(NULL, l->size, PROT_READ, MAP_PRIVATE, fd, 0);
     close(fd);
     assert_ptr_not_equal(l->map, MAP_FAILED);
@@ -330,7 +330,8 @@ static void expect_block(const struct run *r, const struct allowed *a, uint32_t 
         known = a->tags[i] == tag;
     if (!known || memcmp(b, want, SECTOR))
         fail_msg("%s, seed %u: cut after entry %zu, variant %d: block %u holds %#llx (%s), which "
-                 "was not there", r->c->name, r->first_seed, cut, v, block, (unsigned long long) tag,
+                 "was not there",
+                 r->c->name, r->first_seed, cut, v, block, (unsigned long long)tag,
                  known ? "torn" : "unknown");
 }
 
@@ -360,7 +361,7 @@ static void refuse_finding(void *opaque, const char *text)
 static bool judge(const struct run *r, const struct disk *d, const struct allowed *sure,
                   size_t settled, unsigned reached, size_t cut, enum variant v)
 {
-    uint32_t blocks = (uint32_t) (r->c->disk / SECTOR);
+    uint32_t blocks = (uint32_t)(r->c->disk / SECTOR);
     _cleanup_error_ struct error *err = NULL;
     char opts[600], first[200] = "";
     struct blk_check_hooks hooks = { .message = refuse_finding, .opaque = first };
@@ -385,7 +386,7 @@ static bool judge(const struct run *r, const struct disk *d, const struct allowe
             allow(&a[r->events[i].block], r->events[i].tag);
     assert_int_equal(blk_read(n, 0, bytes, r->c->disk, 0), 0);
     for (uint32_t b = 0; b < blocks; b++)
-        expect_block(r, &a[b], b, bytes + (size_t) b * SECTOR, cut, v);
+        expect_block(r, &a[b], b, bytes + (size_t)b * SECTOR, cut, v);
     free(a);
     free(bytes);
     must_close(n);
@@ -405,7 +406,7 @@ static void load_start(struct disk *d)
 static void cut_everywhere(struct run *r, const struct log *l, unsigned points,
                            struct powercut_result *result)
 {
-    uint32_t blocks = (uint32_t) (r->c->disk / SECTOR);
+    uint32_t blocks = (uint32_t)(r->c->disk / SECTOR);
     struct allowed *sure = calloc(blocks, sizeof(*sure));
     struct disk flushed = { .room = 0 }, d;
     size_t from = 0, settled = 0;
@@ -430,14 +431,14 @@ static void cut_everywhere(struct run *r, const struct log *l, unsigned points,
         if (l->entries[cut - 1].flags & 1)
             for (; from < cut; from++)
                 apply(&flushed, &l->entries[from]);
-        if ((unsigned) rand_r(&r->seed) % l->count >= points)
+        if ((unsigned)rand_r(&r->seed) % l->count >= points)
             continue;
         result->cuts++;
         for (int v = 0; v < VARIANTS; v++) {
-            rebuild(&d, &flushed, l, from, cut, (enum variant) v, &r->seed);
-            result->leaky += judge(r, &d, sure, settled, op + 1, cut, (enum variant) v);
+            rebuild(&d, &flushed, l, from, cut, (enum variant)v, &r->seed);
+            result->leaky += judge(r, &d, sure, settled, op + 1, cut, (enum variant)v);
             if (have_qemu && result->images++ % 40 == 0)
-                foreign_check(r, &d, cut, (enum variant) v);
+                foreign_check(r, &d, cut, (enum variant)v);
         }
     }
     free(sure);
@@ -446,7 +447,8 @@ static void cut_everywhere(struct run *r, const struct log *l, unsigned points,
 }
 
 /* `points`: cut points tried, about. */
-static struct powercut_result run_case(const struct powercut_case *c, unsigned seed, unsigned points)
+static struct powercut_result run_case(const struct powercut_case *c, unsigned seed,
+                                       unsigned points)
 {
     struct run r = { .c = c, .first_seed = seed, .seed = seed };
     struct powercut_result result = { 0 };
@@ -477,13 +479,14 @@ static const struct powercut_case cases[] = {
     { "qcow2, 4k", "qcow2", "cluster_size=4k", false, false, 4096, 2 << 20, 500 },
     { "qcow2, 4k, backing", "qcow2", "cluster_size=4k", true, false, 4096, 2 << 20, 500 },
     { "qcow2, 4k, compressed", "qcow2", "cluster_size=4k", false, true, 4096, 2 << 20, 500 },
-    { "qcow2, 512, backing, compressed", "qcow2", "cluster_size=512", true, true, 512, 1 << 20, 700 },
-    { "qcow2, 512, 64 bit", "qcow2", "cluster_size=512,refcount_bits=64", false, false, 512, 1 << 20,
+    { "qcow2, 512, backing, compressed", "qcow2", "cluster_size=512", true, true, 512, 1 << 20,
       700 },
+    { "qcow2, 512, 64 bit", "qcow2", "cluster_size=512,refcount_bits=64", false, false, 512,
+      1 << 20, 700 },
     { "qcow2, 512, 1 bit", "qcow2", "cluster_size=512,refcount_bits=1", true, false, 512, 1 << 20,
       700 },
-    { "qcow2, version 2, backing", "qcow2", "compat=0.10,cluster_size=4k", true, true, 4096, 2 << 20,
-      500 },
+    { "qcow2, version 2, backing", "qcow2", "compat=0.10,cluster_size=4k", true, true, 4096,
+      2 << 20, 500 },
     { "qcow2, 64k, zstd", "qcow2", "compression_type=zstd", true, true, 65536, 4 << 20, 300 },
     { "qcow2, lazy refcounts", "qcow2", "cluster_size=4k,lazy_refcounts=on", true, false, 4096,
       2 << 20, 500 },
@@ -492,11 +495,11 @@ static const struct powercut_case cases[] = {
 static void power_cuts(void **state)
 {
     const char *env = getenv("POWERCUT_POINTS"), *seed = getenv("POWERCUT_SEED");
-    unsigned points = env ? (unsigned) atoi(env) : 60;
-    unsigned base = seed ? (unsigned) atoi(seed) : (unsigned) getpid();
+    unsigned points = env ? (unsigned)atoi(env) : 60;
+    unsigned base = seed ? (unsigned)atoi(seed) : (unsigned)getpid();
     struct powercut_result all = { 0 };
 
-    (void) state;
+    (void)state;
     print_message("seed %u\n", base);
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
         struct powercut_result r = run_case(&cases[i], base, points);
@@ -510,7 +513,7 @@ static void power_cuts(void **state)
 
 static int make_dir(void **state)
 {
-    (void) state;
+    (void)state;
     have_qemu = system("qemu-img --version > /dev/null 2>&1") == 0;
     return mkdtemp(dir) ? 0 : -1;
 }
@@ -519,7 +522,7 @@ static int remove_dir(void **state)
 {
     char cmd[300];
 
-    (void) state;
+    (void)state;
     snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
     return system(cmd);
 }

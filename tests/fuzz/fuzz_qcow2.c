@@ -18,8 +18,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void quiet(void *opaque, const char *text)
 {
-    (void) opaque;
-    (void) text;
+    (void)opaque;
+    (void)text;
 }
 
 /* The node with the image's bytes in it, named "bytes". */
@@ -43,12 +43,12 @@ static void walk(struct blk_node *node)
     for (int i = 0; i < MAX_RUNS && off < size; i++) {
         struct blk_extent e;
         if (blk_extents(node, off, size - off, i & 1 ? BLK_HOLES : 0, &e) < 0)
-            e.length = MIN(size - off, (uint64_t) 65536);
-        (void) blk_read(node, off, buf, MIN(e.length, (uint64_t) MAX_READ), 0);
+            e.length = MIN(size - off, (uint64_t)65536);
+        (void)blk_read(node, off, buf, MIN(e.length, (uint64_t)MAX_READ), 0);
         off += e.length;
     }
     if (size)
-        (void) blk_read(node, size - 1, buf, 1, 0);
+        (void)blk_read(node, size - 1, buf, 1, 0);
 }
 
 static void describe(struct blk_node *node)
@@ -64,12 +64,12 @@ static void change(struct blk_node *node, unsigned how)
     static const uint8_t bytes[5000] = { 1, 2, 3 };
     uint64_t size = blk_size(node), at = size > sizeof(bytes) ? (size - sizeof(bytes)) / 2 : 0;
 
-    (void) blk_write(node, at, bytes, MIN(size - at, (uint64_t) sizeof(bytes)), 0);
-    (void) blk_zero(node, 0, MIN(size, (uint64_t) 70000), how & 1 ? BLK_MAY_UNMAP : 0);
-    (void) blk_discard(node, size / 2, MIN(size - size / 2, (uint64_t) 200000));
-    (void) blk_flush(node);
+    (void)blk_write(node, at, bytes, MIN(size - at, (uint64_t)sizeof(bytes)), 0);
+    (void)blk_zero(node, 0, MIN(size, (uint64_t)70000), how & 1 ? BLK_MAY_UNMAP : 0);
+    (void)blk_discard(node, size / 2, MIN(size - size / 2, (uint64_t)200000));
+    (void)blk_flush(node);
     if (size < UINT64_C(1) << 30)
-        (void) blk_resize(node, size + 65536, BLK_PREALLOC_OFF, NULL);
+        (void)blk_resize(node, size + 65536, BLK_PREALLOC_OFF, NULL);
     walk(node);
 }
 
@@ -92,7 +92,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         describe(node);
         walk(node);
         if (how & 8)
-            (void) blk_check(node, how & 1 ? (how >> 4) & 3 : 0, &result, NULL, NULL);
+            (void)blk_check(node, how & 1 ? (how >> 4) & 3 : 0, &result, NULL, NULL);
         if ((how & 7) == 1)
             change(node, how >> 4);
         blk_close(node, NULL);

@@ -62,7 +62,7 @@ static void exclusive_is_alone(void **state)
 {
     struct shared s = { 0 };
 
-    (void) state;
+    (void)state;
     gate_init(&s.gate);
     run(&s, closer, requests);
     gate_destroy(&s.gate);
@@ -72,7 +72,7 @@ static void an_epoch_outlives_its_requests(void **state)
 {
     struct gate g;
 
-    (void) state;
+    (void)state;
     gate_init(&g);
     int old = gate_enter(&g, false);
     uint64_t freed = gate_epoch(&g);
@@ -90,7 +90,7 @@ static void nowait_does_not_wait(void **state)
 {
     struct gate g;
 
-    (void) state;
+    (void)state;
     gate_init(&g);
     gate_close(&g);
     assert_int_equal(gate_enter(&g, true), -1);
@@ -104,11 +104,11 @@ static void nowait_does_not_wait(void **state)
 static void *reservers(void *opaque)
 {
     struct shared *s = opaque;
-    unsigned seed = (unsigned) (uintptr_t) &seed;
+    unsigned seed = (unsigned)(uintptr_t)&seed;
 
     for (int i = 0; i < ROUNDS; i++) {
         struct reservation r;
-        unsigned from = (unsigned) rand_r(&seed) % 16, to = from + 1 + (unsigned) rand_r(&seed) % 4;
+        unsigned from = (unsigned)rand_r(&seed) % 16, to = from + 1 + (unsigned)rand_r(&seed) % 4;
         if (to > 16)
             to = 16;
         if (!reserve_take(&s->reserve, &r, from * 512, to * 512, i % 5 == 0))
@@ -127,7 +127,7 @@ static void reservations_do_not_overlap(void **state)
 {
     struct shared s = { 0 };
 
-    (void) state;
+    (void)state;
     reserve_init(&s.reserve);
     run(&s, reservers, reservers);
     reserve_destroy(&s.reserve);

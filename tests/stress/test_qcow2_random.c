@@ -32,8 +32,8 @@ static const struct layout layouts[] = {
       ",l2-cache-size=4096,refcount-cache-size=4096" },
     { "512 byte clusters, 1 bit refcounts", "cluster_size=512,refcount_bits=1", 512, 4, 3000, false,
       "" },
-    { "512 byte clusters, 64 bit refcounts", "cluster_size=512,refcount_bits=64", 512, 4, 3000, true,
-      "" },
+    { "512 byte clusters, 64 bit refcounts", "cluster_size=512,refcount_bits=64", 512, 4, 3000,
+      true, "" },
     { "version 2", "compat=0.10,cluster_size=4k", 4096, 4, 9000, false, "" },
     { "version 2, backing", "compat=0.10,cluster_size=4k", 4096, 4, 9000, true, "" },
     { "2M clusters", "cluster_size=2M", 2097152, 4, 24576, false, "" },
@@ -53,26 +53,26 @@ static char dir[] = "/dev/shm/platter-qcow2-XXXXXX";
 
 static uint64_t disk_size(const struct layout *l)
 {
-    uint64_t size = (uint64_t) SLOTS * l->threads * l->slot + 1536;
+    uint64_t size = (uint64_t)SLOTS * l->threads * l->slot + 1536;
     return (size + 511) / 512 * 512;
 }
 
 static uint64_t place(const struct worker *w, unsigned slot)
 {
-    return ((uint64_t) slot * w->l->threads + w->id) * w->l->slot;
+    return ((uint64_t)slot * w->l->threads + w->id) * w->l->slot;
 }
 
 /* What the backing file holds: never zero. */
 static unsigned char backing_byte(uint64_t off)
 {
-    return (unsigned char) (1 + off / 512 % 255);
+    return (unsigned char)(1 + off / 512 % 255);
 }
 
 static void complain(struct worker *w, const char *what, int ret, uint64_t off, unsigned len)
 {
     if (!w->trouble[0])
         snprintf(w->trouble, sizeof(w->trouble), "%s: %s at %llu+%u: %d", w->l->name, what,
-                 (unsigned long long) off, len, ret);
+                 (unsigned long long)off, len, ret);
 }
 
 static void check_read(struct worker *w, uint64_t off, const unsigned char *want, unsigned len)
@@ -108,17 +108,18 @@ static void discard(struct worker *w, uint64_t off, unsigned char *shadow, unsig
 
 static void scribble(struct worker *w, unsigned char *shadow, unsigned len)
 {
-    unsigned kind = (unsigned) rand_r(&w->seed) % 4;
+    unsigned kind = (unsigned)rand_r(&w->seed) % 4;
 
     memset(shadow, kind == 0 ? 0 : rand_r(&w->seed), len);
     for (unsigned i = 0; kind == 3 && i < len; i++)
-        shadow[i] = (unsigned char) rand_r(&w->seed);
+        shadow[i] = (unsigned char)rand_r(&w->seed);
 }
 
 /* A whole cluster inside the slot, if there is one, written compressed. */
 static void compressed(struct worker *w, unsigned slot)
 {
-    uint64_t start = place(w, slot), off = (start + w->l->cluster - 1) / w->l->cluster * w->l->cluster;
+    uint64_t start = place(w, slot),
+             off = (start + w->l->cluster - 1) / w->l->cluster * w->l->cluster;
 
     if (off + w->l->cluster > start + w->l->slot)
         return;
@@ -131,9 +132,9 @@ static void compressed(struct worker *w, unsigned slot)
 
 static void step(struct worker *w)
 {
-    unsigned slot = (unsigned) rand_r(&w->seed) % SLOTS;
-    unsigned at = (unsigned) rand_r(&w->seed) % w->l->slot;
-    unsigned len = 1 + (unsigned) rand_r(&w->seed) % (w->l->slot - at);
+    unsigned slot = (unsigned)rand_r(&w->seed) % SLOTS;
+    unsigned at = (unsigned)rand_r(&w->seed) % w->l->slot;
+    unsigned len = 1 + (unsigned)rand_r(&w->seed) % (w->l->slot - at);
     if (rand_r(&w->seed) % 4 == 0) {
         at = 0;
         len = w->l->slot;
@@ -211,7 +212,8 @@ static void make_image(const struct layout *l)
         snprintf(backing, sizeof(backing), "-F raw -b base.raw");
     }
     assert_int_equal(shell("qemu-img create -q -f qcow2 %s -o %s i.qcow2 %llu", backing, l->options,
-                           (unsigned long long) disk_size(l)), 0);
+                           (unsigned long long)disk_size(l)),
+                     0);
 }
 
 static struct blk_node *open_image(const struct layout *l, bool writable)
@@ -277,7 +279,7 @@ static void verify_foreign(const struct layout *l, struct worker *w)
     assert_non_null(f);
     for (unsigned t = 0; t < l->threads; t++)
         for (unsigned s = 0; s < SLOTS; s++) {
-            fseek(f, (long) place(&w[t], s), SEEK_SET);
+            fseek(f, (long)place(&w[t], s), SEEK_SET);
             assert_int_equal(fread(w[t].buf, 1, l->slot, f), l->slot);
             if (memcmp(w[t].buf, w[t].shadow[s], l->slot))
                 fail_msg("%s: qemu-img reads other bytes in slot %u of thread %u", l->name, s, t);
@@ -288,11 +290,11 @@ static void verify_foreign(const struct layout *l, struct worker *w)
 static void random_operations(void **state)
 {
     const char *env = getenv("QCOW2_ROUNDS"), *seed = getenv("QCOW2_SEED");
-    unsigned rounds = env ? (unsigned) atoi(env) : 600;
-    unsigned base = seed ? (unsigned) atoi(seed) : (unsigned) getpid();
+    unsigned rounds = env ? (unsigned)atoi(env) : 600;
+    unsigned base = seed ? (unsigned)atoi(seed) : (unsigned)getpid();
     struct worker *w = calloc(MAX_THREADS, sizeof(*w));
 
-    (void) state;
+    (void)state;
     assert_non_null(w);
     print_message("seed %u\n", base);
     for (size_t i = 0; i < ARRAY_SIZE(layouts); i++) {
@@ -315,13 +317,13 @@ static void random_operations(void **state)
 
 static int make_dir(void **state)
 {
-    (void) state;
+    (void)state;
     return mkdtemp(dir) ? 0 : -1;
 }
 
 static int remove_dir(void **state)
 {
-    (void) state;
+    (void)state;
     return shell("rm -rf %s", dir);
 }
 

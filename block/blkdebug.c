@@ -1,0 +1,375 @@
+/* Filter: makes requests fail, stop, and obey other limits, so that tests can look at what follows.
+ *
+ * Rules wait for an event, a named point in the work of the driver above (driver.h). When it comes,
+ * inject-error rules of the current state become active, and requests that match an active rule
+ * fail; set-state rules move the state machine. A break stops whoever comes to an event until it is resumed.
+ * fail-request counts requests instead: the n-th fails, for tests that let each one fail in turn.
+ *
+ * Threads: everything that changes is under `lock`; stopped threads sleep on `resumed`.
+ */
+#include "blkdebug.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/macros.h"
+#include "base/round.h"
+#include "block/driver_leaves.h"
+#include "filter.h"
+
+struct debug_options {
+    char *config;
+    json_t *inject, *set_state;
+    uint64_t align, max_transfer, opt_zero, max_zero, opt_discard, max_discard;
+    uint64_t fail_request, fail_errno;
+    bool fail_on;
+};
+
+/* A break that is set, and later the request it stopped. */
+struct stop {
+    char *tag;
+    enum blk_event event;
+    bool hit, go;
+    struct stop *next;
+};
+
+struct debug_state {
+    uint64_t max_zero, max_discard;
+
+    pthread_mutex_t lock;
+    pthread_cond_t resumed;
+    /* under lock */
+    debug_rules rules;
+    int state;
+    struct stop *stops;
+    uint64_t requests;     /* so far */
+    uint64_t fail_request; /* this one fails; 0: none */
+    int fail_errno;
+    bool fail_on; /* and all after it */
+};
+
+#define AT(m) .at = offsetof(struct debug_options, m)
+
+static const struct opt_def debug_options[] = {
+    { .name = "config", .type = OPT_STRING, AT(config), .help = "file with rules" },
+    { .name = "inject-error",
+      .type = OPT_JSON,
+      AT(inject),
+      .help = "rules: event, state, iotype, errno, sector, once" },
+    { .name = "set-state",
+      .type = OPT_JSON,
+      AT(set_state),
+      .help = "rules: event, state, new_state" },
+    { .name = "align",
+      .type = OPT_SIZE,
+      AT(align),
+      .max = 1 << 30,
+      .help = "alignment of requests" },
+    { .name = "max-transfer",
+      .type = OPT_SIZE,
+      AT(max_transfer),
+      .max = 1 << 30,
+      .help = "largest request" },
+    { .name = "opt-write-zero",
+      .type = OPT_SIZE,
+      AT(opt_zero),
+      .max = 1 << 30,
+      .help = "accepted: alignment that zeroing likes" },
+    { .name = "max-write-zero",
+      .type = OPT_SIZE,
+      AT(max_zero),
+      .max = 1 << 30,
+      .help = "largest zero operation" },
+    { .name = "opt-discard",
+      .type = OPT_SIZE,
+      AT(opt_discard),
+      .max = 1 << 30,
+      .help = "accepted: alignment that discarding likes" },
+    { .name = "max-discard",
+      .type = OPT_SIZE,
+      AT(max_discard),
+      .max = 1 << 30,
+      .help = "largest discard" },
+    { .name = "fail-request",
+      .type = OPT_NUMBER,
+      AT(fail_request),
+      .help = "the request with this number, from 1, fails" },
+    { .name = "fail-errno",
+      .type = OPT_NUMBER,
+      AT(fail_errno),
+      .def = "5",
+      .max = 4095,
+      .help = "and with this errno" },
+    { .name = "fail-on", .type = OPT_BOOL, AT(fail_on), .def = "off", .help = "and all after it" },
+    OPT_END,
+};
+
+/* ---- events ------------------------------------------------------------------------------------------ */
+
+static void stop_here(struct debug_state *s, enum blk_event event)
+{
+    struct stop *stop = s->stops;
+
+    while (stop && (stop->event != event || stop->hit))
+        stop = stop->next;
+    if (!stop)
+        return;
+    stop->hit = true;
+    while (!stop->go)
+        pthread_cond_wait(&s->resumed, &s->lock);
+    struct stop **p = &s->stops;
+    while (*p != stop)
+        p = &(*p)->next;
+    *p = stop->next;
+    free(stop->tag);
+    free(stop);
+}
+
+/* Rules that were active give way to those that this event calls up. */
+static void debug_event(struct blk_node *n, enum blk_event event)
+{
+    struct debug_state *s = node_state(n);
+    bool called = false;
+
+    LOCK_SCOPE(&s->lock);
+    int before = s->state, after = s->state;
+    for (size_t i = 0; i < s->rules.len; i++) {
+        struct debug_rule *r = &s->rules.at[i];
+        if (r->event != event || (r->state && r->state != before))
+            continue;
+        if (r->kind == RULE_SET_STATE) {
+            after = r->new_state;
+            continue;
+        }
+        for (size_t k = 0; !called && k < s->rules.len; k++)
+            s->rules.at[k].active = false;
+        called = true;
+        r->active = true;
+    }
+    s->state = after;
+    stop_here(s, event);
+}
+
+static int set_break(struct debug_state *s, const char *event, const char *tag)
+{
+    int e = debug_event_by_name(event);
+    struct stop *stop = e < 0 ? NULL : calloc(1, sizeof(*stop));
+
+    if (!stop)
+        return e < 0 ? -ENOENT : -ENOMEM;
+    stop->tag = strdup(tag);
+    stop->event = (enum blk_event)e;
+    stop->next = s->stops;
+    s->stops = stop;
+    return stop->tag ? 0 : -ENOMEM;
+}
+
+static struct stop *find_stop(struct debug_state *s, const char *tag)
+{
+    struct stop *stop = s->stops;
+
+    while (stop && strcmp(stop->tag, tag))
+        stop = stop->next;
+    return stop;
+}
+
+static void forget(struct debug_state *s, struct stop *stop)
+{
+    struct stop **p = &s->stops;
+
+    while (*p != stop)
+        p = &(*p)->next;
+    *p = stop->next;
+    free(stop->tag);
+    free(stop);
+}
+
+static int debug_call(struct blk_node *n, enum blk_debug_call call, const char *event,
+                      const char *tag)
+{
+    struct debug_state *s = node_state(n);
+
+    LOCK_SCOPE(&s->lock);
+    if (call == BLK_DEBUG_BREAK)
+        return set_break(s, event, tag);
+    struct stop *stop = find_stop(s, tag);
+    if (call == BLK_DEBUG_IS_SUSPENDED)
+        return stop && stop->hit;
+    if (!stop || (call == BLK_DEBUG_RESUME && !stop->hit))
+        return -ENOENT;
+    if (!stop->hit) {
+        forget(s, stop);
+        return 0;
+    }
+    stop->go = true;
+    pthread_cond_broadcast(&s->resumed);
+    return 0;
+}
+
+/* ---- requests ----------------------------------------------------------------------------------------- */
+
+static bool hits(const struct debug_rule *r, unsigned type, uint64_t off, uint64_t len)
+{
+    if (r->kind != RULE_INJECT || !r->active || r->spent || !(r->types & type))
+        return false;
+    return r->offset < 0 || ((uint64_t)r->offset >= off && (uint64_t)r->offset - off < len);
+}
+
+static int verdict(struct blk_node *n, unsigned type, uint64_t off, uint64_t len)
+{
+    struct debug_state *s = node_state(n);
+
+    LOCK_SCOPE(&s->lock);
+    if (type != IO_STATUS && s->fail_request) {
+        uint64_t number = ++s->requests;
+        if (number == s->fail_request || (s->fail_on && number > s->fail_request))
+            return -s->fail_errno;
+    }
+    for (size_t i = 0; i < s->rules.len; i++) {
+        struct debug_rule *r = &s->rules.at[i];
+        if (!hits(r, type, off, len))
+            continue;
+        r->spent = r->once;
+        return -r->error;
+    }
+    return 0;
+}
+
+static int debug_preadv(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt,
+                        uint64_t len, unsigned flags)
+{
+    int ret = verdict(n, IO_READ, off, len);
+    return ret < 0 ? ret : filter_preadv(n, off, iov, iovcnt, len, flags);
+}
+
+static int debug_pwritev(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt,
+                         uint64_t len, unsigned flags)
+{
+    int ret = verdict(n, IO_WRITE, off, len);
+    return ret < 0 ? ret : filter_pwritev(n, off, iov, iovcnt, len, flags);
+}
+
+static int debug_zero(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags)
+{
+    struct debug_state *s = node_state(n);
+    int ret = 0;
+
+    while (len > 0 && ret == 0) {
+        uint64_t piece = s->max_zero ? MIN(len, s->max_zero) : len;
+        ret = verdict(n, IO_ZERO, off, piece);
+        if (ret == 0)
+            ret = filter_zero(n, off, piece, flags);
+        off += piece;
+        len -= piece;
+    }
+    return ret;
+}
+
+static int debug_discard(struct blk_node *n, uint64_t off, uint64_t len)
+{
+    struct debug_state *s = node_state(n);
+    int ret = 0;
+
+    while (len > 0 && ret == 0) {
+        uint64_t piece = s->max_discard ? MIN(len, s->max_discard) : len;
+        ret = verdict(n, IO_DISCARD, off, piece);
+        if (ret == 0)
+            ret = filter_discard(n, off, piece);
+        off += piece;
+        len -= piece;
+    }
+    return ret;
+}
+
+static int debug_extents(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags,
+                         struct blk_extent *out)
+{
+    int ret = verdict(n, IO_STATUS, off, len);
+    return ret < 0 ? ret : filter_extents(n, off, len, flags, out);
+}
+
+static int debug_flush(struct blk_node *n)
+{
+    int ret = verdict(n, IO_FLUSH, 0, 0);
+    return ret < 0 ? ret : blk_flush(filter_below(n));
+}
+
+/* ---- open, close ---------------------------------------------------------------------------------------- */
+
+static int set_limits(struct blk_node *n, const struct debug_options *o, struct error **err)
+{
+    struct debug_state *s = node_state(n);
+
+    if (o->align && !is_pow2(o->align))
+        return error_set(err, EINVAL, "blkdebug: align is not a power of two");
+    if (o->align)
+        node_limits(n)->align = (uint32_t)o->align;
+    if (o->max_transfer && o->max_transfer % node_limits(n)->align)
+        return error_set(err, EINVAL, "blkdebug: max-transfer is not a multiple of align");
+    node_limits(n)->max_transfer = o->max_transfer;
+    s->max_zero = o->max_zero;
+    s->max_discard = o->max_discard;
+    return 0;
+}
+
+static int debug_open(struct blk_node *n, const void *options, struct error **err)
+{
+    const struct debug_options *o = options;
+    struct debug_state *s = node_state(n);
+    int ret = set_limits(n, o, err);
+
+    if (ret == 0)
+        ret = debug_rules_from_lists(&s->rules, o->inject, o->set_state, err);
+    if (ret == 0 && o->config && o->config[0])
+        ret = debug_rules_from_file(&s->rules, o->config, err);
+    if (ret < 0) {
+        vector_free(&s->rules);
+        return ret;
+    }
+    s->state = 1;
+    s->fail_request = o->fail_request;
+    s->fail_errno = (int)o->fail_errno;
+    s->fail_on = o->fail_on;
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_cond_init(&s->resumed, NULL);
+    filter_adopt(n);
+    debug_event(n, EVENT_NONE);
+    return 0;
+}
+
+static int debug_close(struct blk_node *n, struct error **err)
+{
+    struct debug_state *s = node_state(n);
+
+    (void)err;
+    while (s->stops)
+        forget(s, s->stops);
+    pthread_cond_destroy(&s->resumed);
+    pthread_mutex_destroy(&s->lock);
+    vector_free(&s->rules);
+    return 0;
+}
+
+const struct driver blkdebug_driver = {
+    .name = "blkdebug",
+    .kind = BLK_FILTER,
+    .flags = DRIVER_PARALLEL | DRIVER_GROWS,
+    .state_size = sizeof(struct debug_state),
+    .options = debug_options,
+    .options_size = sizeof(struct debug_options),
+    .first_edge = "image",
+    .open = debug_open,
+    .close = debug_close,
+    .preadv = debug_preadv,
+    .pwritev = debug_pwritev,
+    .zero = debug_zero,
+    .discard = debug_discard,
+    .extents = debug_extents,
+    .flush = debug_flush,
+    .resize = filter_resize,
+    .event = debug_event,
+    .debug = debug_call,
+};
