@@ -3,7 +3,7 @@
  * What lies on the disk is followed by whatever fills its last 512-byte sector, often the beginning of the
  * next compressed cluster, so decoding ends when the cluster is full and looks no further.
  *
- * Threads: pure functions, any thread. Each codec wants some hundreds of KiB of state, too
+ * Threads: pure functions, any thread. The libraries want some hundreds of KiB of state each, too
  * much to set up for every cluster, so each thread keeps its own until it ends. Where there is no
  * memory for them the answer is -ENOMEM and the next call tries again.
  */
@@ -16,14 +16,22 @@
 
 #include "base/cleanup.h"
 #include "base/macros.h"
-#include "deflate.h"
 #include "qcow2.h"
 
-enum { WINDOW_BITS = 12 }; /* readers inflate with a window of this size */
+enum {
+    WINDOW_BITS = 12, /* readers inflate with a window of this size: nothing may look back further */
+    DEFLATE_LEVEL = 3,
+    DEFLATE_MEMORY = ISAL_DEF_LVL3_DEFAULT,
+};
+
+struct deflater {
+    struct isal_zstream stream;
+    uint8_t memory[DEFLATE_MEMORY];
+};
 
 /* One thread's state; members are made when first wanted. */
 struct codec {
-    struct deflate_state *deflater;
+    struct deflater *deflater;
     struct inflate_state *inflater;
     ZSTD_CCtx *zstd_out;
     ZSTD_DCtx *zstd_in;
@@ -73,8 +81,21 @@ static int64_t deflate_one(struct codec *c, const void *in, size_t in_len, void 
         c->deflater = malloc(sizeof(*c->deflater));
     if (!c->deflater)
         return -ENOMEM;
-    size_t len = deflate_compress(c->deflater, in, in_len, out, cap);
-    return len ? (int64_t) len : -E2BIG;
+    struct isal_zstream *s = &c->deflater->stream;
+    isal_deflate_stateless_init(s);
+    s->level = DEFLATE_LEVEL;
+    s->level_buf = c->deflater->memory;
+    s->level_buf_size = DEFLATE_MEMORY;
+    s->hist_bits = WINDOW_BITS;
+    s->end_of_stream = 1;
+    s->next_in = (uint8_t *) (uintptr_t) in;
+    s->avail_in = (uint32_t) in_len;
+    s->next_out = out;
+    s->avail_out = (uint32_t) cap;
+    int ret = isal_deflate_stateless(s);
+    if (ret == STATELESS_OVERFLOW)
+        return -E2BIG;
+    return ret == COMP_OK ? (int64_t) s->total_out : -EIO;
 }
 
 /* zlib takes a few streams that ISA-L refuses. */
