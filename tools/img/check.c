@@ -146,11 +146,12 @@ static int check_again(struct blk_node *node, bool json, const struct check *o, 
 
 static int result(const struct blk_check *c)
 {
+    /* A check that could not look everywhere is no verdict, whatever else it saw. */
+    if (c->check_errors)
+        return CHECK_FAILED;
     if (c->corruptions)
         return CHECK_CORRUPT;
-    if (c->leaks)
-        return CHECK_LEAKS;
-    return c->check_errors ? CHECK_FAILED : CHECK_OK;
+    return c->leaks ? CHECK_LEAKS : CHECK_OK;
 }
 
 static int check(const struct check *o, const char *filename)
