@@ -13,6 +13,8 @@ target_compile_definitions(platter_flags INTERFACE _GNU_SOURCE _FILE_OFFSET_BITS
 target_compile_options(platter_flags INTERFACE
     -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion
     -Wstrict-prototypes -Wmissing-prototypes -Wundef -Wpointer-arith -Wvla -Wwrite-strings -Wformat=2
+    # clang asks for literals even of functions that take a va_list, gcc does not.
+    $<$<C_COMPILER_ID:Clang>:-Wno-format-nonliteral>
     -fstack-protector-strong -fvisibility=hidden
     $<$<BOOL:${PLATTER_WERROR}>:-Werror>)
 
