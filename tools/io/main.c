@@ -41,8 +41,6 @@ int main(int argc, char **argv)
         program = "qemu-io";
         as_qemu = true;
     }
-    if (argc > 0)
-        argv[0] = (char *)program; /* getopt complains in this name */
     /* A file that may not grow is an error to report. */
     signal(SIGXFSZ, SIG_IGN);
     struct args args = { .spec.name = NULL };
