@@ -174,6 +174,24 @@ def test_directory_that_takes_no_new_files(img, disk):
     same_bytes("dir/out", disk)
 
 
+def test_file_that_is_mounted_by_itself(img, disk, need_tool):
+    """As in containers: nothing can be renamed over it, so it is written in place."""
+    Path("real").touch()
+    Path("out").touch()
+    script = f"mount --bind real out && '{img.path}' convert -f raw -O raw a.raw out"
+    done = subprocess.run([need_tool("unshare"), "-rm", "sh", "-c", script], stderr=subprocess.PIPE,
+                          text=True)
+    if "unshare:" in done.stderr or "mount:" in done.stderr:
+        pytest.skip("may not mount here")
+    assert done.returncode == 0, done.stderr
+    same_bytes("real", disk)
+
+
+@pytest.mark.parametrize("target", ["", "none/", "./"])
+def test_target_without_a_name_is_refused_at_once(img, disk, target):
+    img.fails("convert", "-r", "1M", "-f", "raw", "-O", "raw", "a.raw", target, code=1, timeout=5)
+
+
 def test_long_name(img, disk):
     """The hidden name is longer than the name, which may be as long as a name can be."""
     name = "n" * 255

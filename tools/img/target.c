@@ -150,6 +150,31 @@ static bool in_place(struct target *t)
     return t->work;
 }
 
+/* Not everything that can be written can be replaced: a file that is mounted there by itself, as containers
+ * do, or somebody else's in a directory with the sticky bit. */
+static bool can_be_replaced(const char *path, const struct stat *file)
+{
+    struct statx sx;
+    if (statx(AT_FDCWD, path, 0, STATX_TYPE, &sx) == 0 &&
+        (sx.stx_attributes_mask & sx.stx_attributes & STATX_ATTR_MOUNT_ROOT))
+        return false;
+    _cleanup_free_ char *copy = strdup(path);
+    struct stat dir;
+    uid_t me = geteuid();
+    if (!copy || stat(dirname(copy), &dir) < 0 || !(dir.st_mode & S_ISVTX))
+        return true;
+    return me == 0 || me == file->st_uid || me == dir.st_uid;
+}
+
+static bool is_file_name(const char *name)
+{
+    size_t len = strlen(name);
+    if (len > 0 && name[len - 1] != '/')
+        return true;
+    complain("'%s' is no file name: the target is a file, not a directory", name);
+    return false;
+}
+
 bool target_begin(struct target *t, const char *name, bool nameless)
 {
     t->name = name;
@@ -166,10 +191,17 @@ bool target_begin(struct target *t, const char *name, bool nameless)
         if (strncmp(name, "/dev/shm/", 9) != 0)
             return in_place(t);
     }
+    if (!is_file_name(name))
+        return false;
     t->path = resolve(name);
     if (!t->path) {
         complain("out of memory");
         return false;
+    }
+    if (exists && !can_be_replaced(t->path, &st)) {
+        free(t->path);
+        t->path = NULL;
+        return in_place(t);
     }
     watch_guard(leave);
     if (!(nameless && make_nameless(t)) && !make_hidden(t)) {
