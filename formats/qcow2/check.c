@@ -14,19 +14,18 @@
 #include "base/macros.h"
 #include "base/round.h"
 
-enum { MAX_MESSAGES = 20000 };
 #define MAX_CLUSTERS (UINT64_C(1) << 31)
 
 /* ---- what the steps share ------------------------------------------------------------------------------ */
 
 void qcheck_say(struct qcheck *c, const char *fmt, ...)
 {
-    char text[256];
+    char text[320];
     va_list args;
 
-    if (!c->hooks || !c->hooks->message || c->messages > MAX_MESSAGES)
+    if (!c->hooks || !c->hooks->message || c->messages > QCHECK_MAX_MESSAGES)
         return;
-    if (c->messages++ == MAX_MESSAGES) {
+    if (c->messages++ == QCHECK_MAX_MESSAGES) {
         c->hooks->message(c->hooks->opaque, "More was found; the rest is only counted.");
         return;
     }

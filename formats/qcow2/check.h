@@ -108,6 +108,8 @@ struct qcheck {
     uint64_t budget;             /* bytes of snapshots' and bitmaps' tables that the file can hold */
 };
 
+enum { QCHECK_MAX_MESSAGES = 20000 };
+/* One finding; those above the limit are not told. */
 void qcheck_say(struct qcheck *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* "Repairing ..." or "ERROR ...", and counts it as mended or as found. */
 #define qcheck_finding(c, mend, fmt, ...) \

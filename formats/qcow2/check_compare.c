@@ -146,13 +146,15 @@ static uint64_t counted(struct qcheck *c, uint64_t cluster, bool say)
 
     if (n <= max)
         return n;
-    for (uint64_t i = max; say && i < n; i++) {
-        c->out->corruptions++;
-        c->overflows++;
+    for (uint64_t i = max; say && i < n && c->messages <= QCHECK_MAX_MESSAGES; i++) {
         qcheck_say(c, "ERROR: overflow cluster offset=0x%" PRIx64, cluster << c->bits);
         if (i == max)
-            qcheck_say(c, "Use qemu-img amend to increase the refcount entry width or qemu-img "
-                       "convert to create a clean copy if the image cannot be opened for writing");
+            qcheck_say(c, "Copy the image with convert into one with wider refcounts "
+                       "(-o refcount_bits=16 or more)");
+    }
+    if (say) {
+        c->out->corruptions += n - max;
+        c->overflows += n - max;
     }
     return max;
 }
