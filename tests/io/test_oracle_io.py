@@ -503,6 +503,51 @@ def test_ways_to_name_an_image(both, layers, args):
     both(*options, *commands(script), *names)
 
 
+BREAKS = {
+    "no such place or tag": """
+break bogus A
+remove_break A
+resume A
+break pwritev A
+remove_break A
+remove_break A
+""",
+    "held and let go": """
+break write_aio A
+aio_write -P 1 0 512
+wait_break A
+read -P 0x11 64k 512
+resume A
+aio_flush
+read -P 1 0 512
+""",
+    "two tags": """
+break write_aio A
+aio_write -P 1 0 512
+wait_break A
+break write_aio B
+aio_write -P 2 512k 512
+wait_break B
+resume A
+sleep 50
+resume B
+aio_flush
+read -P 1 0 512
+read -P 2 512k 512
+""",
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_breakpoints(both, layers, name):
+    both("--image-opts", *commands(BREAKS[name]),
+         "driver=qcow2,file.driver=blkdebug,file.image.driver=file,file.image.filename=base.qcow2")
+
+
+def test_breakpoints_without_blkdebug(both, raw):
+    both("-f", "raw", *commands("break pwritev A\nremove_break A\nresume A\nbreak"), "a.raw")
+
+
 def test_snapshot_leaves_the_image_alone(io, layers):
     before = Path("a.qcow2").read_bytes(), Path("base.qcow2").read_bytes()
     io("-s", "-c", "write -P 3 0 1M", "-c", "read -P 3 0 1M", "a.qcow2")

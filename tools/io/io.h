@@ -17,6 +17,8 @@
 
 #include "block/block.h"
 
+#include "base/vector.h"
+
 struct aio;
 struct image;
 
@@ -26,6 +28,7 @@ struct io {
     bool misalign;       /* -m */
     bool image_opts;     /* names are descriptions, also for open */
     bool ended;          /* quit was said */
+    VECTOR(char *) held; /* tags of requests that were told to be suspended */
 };
 
 /* ---- commands: command.c ------------------------------------------------------------------------
@@ -86,6 +89,11 @@ int command_usage(const struct command *cmd);
 
 /* The flags in front; the operands begin at *first. False after a complaint. */
 bool flags_parse(const struct command *cmd, int argc, char **argv, struct given *given, int *first);
+
+/* ---- breakpoint.c ------------------------------------------------------------------------------- */
+
+/* Forgets the tags. */
+void held_free(struct io *io);
 
 /* ---- say.c: messages ----------------------------------------------------------------------------
  */

@@ -31,6 +31,7 @@ static bool run(struct args *args)
     }
     bool ok = args->commands.len ? run_commands(&io, args) : prompt_run(&io);
     aio_destroy(io.aio);
+    held_free(&io);
     return image_close(io.image) && ok;
 }
 
