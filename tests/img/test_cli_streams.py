@@ -203,6 +203,13 @@ def test_dd_from_and_to_pipes(img, disk):
     assert result.out == disk[3 * 512:7 * 512]
 
 
+def test_dd_of_a_pipe_into_a_longer_image(img, disk):
+    """conv=notrunc: what lies behind stays."""
+    Path("out").write_bytes(b"x" * MIB)
+    img("dd", "if=-", "of=out", "bs=4k", "seek=2", "conv=notrunc", stdin=disk[:8 * KIB])
+    same_bytes("out", b"x" * 8 * KIB + disk[:8 * KIB] + b"x" * (MIB - 16 * KIB))
+
+
 def test_memory_of_a_stream_is_bounded(img, tmp):
     if img.sanitized or b"__tsan_init" in Path(img.path).read_bytes():
         pytest.skip("a sanitizer takes its own")

@@ -76,7 +76,7 @@ static int add_run(void *opaque, const struct run *run)
 }
 
 int cells_fill(struct cells *cells, struct blk_node *node, uint64_t start, uint64_t end,
-               size_t wanted)
+               size_t wanted, double patience)
 {
     *cells = (struct cells){ .start = start, .end = end };
     uint64_t length = end - start;
@@ -91,10 +91,10 @@ int cells_fill(struct cells *cells, struct blk_node *node, uint64_t start, uint6
         return -ENOMEM;
     }
     struct walk walk = { .filling = { .cells = cells }, .node = node };
-    int r = extents_walk(node, start, end, false, add_run, &walk);
+    int r = extents_walk(node, start, end, false, patience, add_run, &walk);
     if (r == 0 && walk.filling.at < cells->n)
         settle(&walk.filling);
-    if (r < 0)
+    if (r != 0)
         cells_free(cells);
     return r;
 }

@@ -34,9 +34,10 @@ struct cells {
     uint64_t bytes[CELL_KINDS][CELL_LAYERS]; /* exact sums */
 };
 
-/* 0, or -errno after a complaint. */
+/* patience: seconds it may take, 0: any time. 0; 1 when that was not enough; or -errno after a
+ * complaint. */
 int cells_fill(struct cells *cells, struct blk_node *node, uint64_t start, uint64_t end,
-               size_t wanted);
+               size_t wanted, double patience);
 void cells_free(struct cells *cells);
 
 #endif

@@ -210,6 +210,7 @@ static int move(const struct part *p, struct sink *sink, uint64_t *moved)
             .offset = p->seek,
             .length = p->length,
             .grow = true,
+            .keep = !sink->fresh,
             .skip_zeroes = zero,
             .detect_zeroes = true,
         };
@@ -249,6 +250,7 @@ static bool open_sink(const struct dd *o, const struct part *p, struct sink *sin
         .size = end,
         .quiet = o->quiet,
         .cache = o->notrunc ? "writeback" : NULL,
+        .may_grow = true,
     };
     if (p->source && !sink_is_safe(o->out, p->source))
         return false;

@@ -2,6 +2,7 @@
 
 #include <inttypes.h>
 #include <string.h>
+#include <time.h>
 
 #include "img.h"
 #include "watch.h"
@@ -39,10 +40,18 @@ static bool continues(const struct run *a, const struct run *b, bool offsets)
     return a->offset + a->length == b->offset && strcmp(a->file, b->file) == 0;
 }
 
-int extents_walk(struct blk_node *node, uint64_t start, uint64_t end, bool join_offsets,
+static double now(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+int extents_walk(struct blk_node *node, uint64_t start, uint64_t end, bool offsets, double patience,
                  int (*fn)(void *opaque, const struct run *run), void *opaque)
 {
     struct run current = { 0 };
+    double deadline = patience > 0 ? now() + patience : 0;
     for (uint64_t at = start; at < end;) {
         struct blk_extent e;
         int r = blk_extents(node, at, end - at, 0, &e);
@@ -52,7 +61,7 @@ int extents_walk(struct blk_node *node, uint64_t start, uint64_t end, bool join_
             return r;
         }
         struct run next = run_of(&e);
-        if (current.length > 0 && continues(&current, &next, join_offsets)) {
+        if (current.length > 0 && continues(&current, &next, offsets)) {
             current.length += next.length;
         } else {
             if (current.length > 0 && (r = fn(opaque, &current)) != 0)
@@ -60,6 +69,8 @@ int extents_walk(struct blk_node *node, uint64_t start, uint64_t end, bool join_
             current = next;
         }
         at += e.length;
+        if (deadline > 0 && now() > deadline)
+            return 1;
     }
     return current.length > 0 ? fn(opaque, &current) : 0;
 }

@@ -17,9 +17,9 @@ struct run {
 };
 
 /* Calls fn for each run of [start, end) in order. A non-zero answer of fn ends the walk and is
- * returned; a failure is complained about and returned as -errno. join_offsets: a run also ends
- * where the place in the file jumps. */
-int extents_walk(struct blk_node *node, uint64_t start, uint64_t end, bool join_offsets,
+ * returned; a failure is complained about and returned as -errno. offsets: a run also ends where the
+ * place in the file jumps. patience: after so many seconds it gives up and answers 1; 0: never. */
+int extents_walk(struct blk_node *node, uint64_t start, uint64_t end, bool offsets, double patience,
                  int (*fn)(void *opaque, const struct run *run), void *opaque);
 
 #endif

@@ -81,11 +81,11 @@ static int print(struct blk_node *node, const char *output, uint64_t start, uint
 {
     if (strcmp(output, "human") == 0) {
         printf("%-16s%-16s%-16s%s\n", "Offset", "Length", "Mapped to", "File");
-        return extents_walk(node, start, end, true, print_human, NULL);
+        return extents_walk(node, start, end, true, 0, print_human, NULL);
     }
     if (strcmp(output, "json") == 0) {
         bool more = false;
-        int r = extents_walk(node, start, end, true, print_json, &more);
+        int r = extents_walk(node, start, end, true, 0, print_json, &more);
         if (!more)
             print_json(&more, &(struct run){ .start = start });
         puts("]");

@@ -101,7 +101,7 @@ int picture_terminal(struct blk_node *node, uint64_t start, uint64_t end)
     unsigned columns = term_columns(STDOUT_FILENO);
     size_t width = columns > LABEL + 8 ? columns - LABEL : 8;
     struct cells cells;
-    int r = cells_fill(&cells, node, start, end, width * MAX_ROWS);
+    int r = cells_fill(&cells, node, start, end, width * MAX_ROWS, 0);
     if (r < 0)
         return r;
     struct pen pen = { .color = term_colors(STDOUT_FILENO), .utf8 = term_utf8(), .current = -1 };
@@ -127,7 +127,7 @@ void picture_bar(struct blk_node *node)
     unsigned columns = term_columns(STDOUT_FILENO);
     struct cells cells;
     if (size == 0 ||
-        cells_fill(&cells, node, 0, size, MIN(columns > 50 ? columns - 46u : 20u, 64u)) < 0)
+        cells_fill(&cells, node, 0, size, MIN(columns > 50 ? columns - 46u : 20u, 64u), 0.5) != 0)
         return;
     for (int kind = CELL_COMPRESSED; kind <= CELL_DATA; kind++) {
         for (int layer = 0; layer < CELL_LAYERS; layer++)

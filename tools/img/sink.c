@@ -64,7 +64,7 @@ bool sink_create(struct sink *sink, const struct sink_spec *spec)
 bool sink_reuse(struct sink *sink, const struct sink_spec *spec)
 {
     sink->target.name = spec->name;
-    return open_node(sink, spec, spec->name, 0);
+    return open_node(sink, spec, spec->name, spec->may_grow ? BLK_OPEN_RESIZE : 0);
 }
 
 bool sink_finish(struct sink *sink)

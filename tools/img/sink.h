@@ -32,6 +32,7 @@ struct sink_spec {
     const char *backing_file, *backing_format;
     uint64_t size;
     bool image_opts; /* for reuse */
+    bool may_grow;   /* for reuse */
     bool quiet;
 };
 

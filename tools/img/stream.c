@@ -265,6 +265,7 @@ int stream_in(struct stream *s, int fd)
         ring_end(&ring);
         return r;
     }
+    uint64_t before = blk_size(s->node);
     r = pump_in(&ring, s, fd);
     for (int i = 0; i < SLOTS; i++)
         wait_while_busy(&ring.slots[i]);
@@ -274,6 +275,8 @@ int stream_in(struct stream *s, int fd)
                  ring.failed_at, strerror(-r));
     }
     uint64_t end = s->offset + s->moved;
+    if (s->keep)
+        end = MAX(end, before);
     if (r == 0 && s->grow && blk_size(s->node) != end)
         r = resize(s, end);
     ring_end(&ring);

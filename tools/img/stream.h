@@ -17,6 +17,7 @@ struct stream {
     uint64_t rate_limit;          /* bytes per second, 0: none */
     unsigned workers;             /* 0: one per core */
     bool grow;                    /* in: the node is resized to what comes */
+    bool keep;                    /* in, with grow: but never made shorter */
     bool compress;                /* in */
     bool skip_zeroes;             /* in: runs of zeroes need not be written */
     bool detect_zeroes;           /* in: look for them */

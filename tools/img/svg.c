@@ -142,7 +142,7 @@ static void put_svg(FILE *out, struct blk_node *node, const struct cells *cells)
 int picture_svg(struct blk_node *node, uint64_t start, uint64_t end, const char *filename)
 {
     struct cells cells;
-    int r = cells_fill(&cells, node, start, end, COLUMNS * ROWS);
+    int r = cells_fill(&cells, node, start, end, COLUMNS * ROWS, 0);
     if (r < 0)
         return r;
     FILE *out = filename ? fopen(filename, "we") : stdout;
