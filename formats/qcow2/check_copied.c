@@ -26,6 +26,7 @@ struct copied {
     size_t count;
     size_t next;        /* atomic */
     struct qmap odd;    /* unaligned tables that were seen */
+    uint32_t l1_from, l1_to; /* L1 entries that were mended */
 };
 
 static int refcount_of(struct copied *k, uint64_t cluster, uint64_t *out)
@@ -142,7 +143,7 @@ static int finish_batch(struct copied *k)
 
 /* ---- the L1 table --------------------------------------------------------------------------------------- */
 
-static int look_at_l1_entry(struct copied *k, uint32_t i)
+static void look_at_l1_entry(struct copied *k, uint32_t i)
 {
     struct qcheck *c = k->c;
     uint64_t e = c->q->l1[i], refcount;
@@ -152,18 +153,38 @@ static int look_at_l1_entry(struct copied *k, uint32_t i)
         c->out->check_errors++;
         qcheck_say(c, "Can't get refcount for L2 table at 0x%" PRIx64 ": %s", e & L1E_OFFSET,
                    strerror(-ret));
-        return 0;
+        return;
     }
     if (with_flag(e, refcount) == e)
-        return 0;
+        return;
     qcheck_finding(c, k->mend, "OFLAG_COPIED L2 cluster: l1_index=%" PRIu32 " l1_entry=%" PRIx64
                    " refcount=%" PRIu64, i, e, refcount);
-    if (!k->mend)
+    if (k->mend) {
+        c->q->l1[i] = with_flag(e, refcount);
+        k->l1_from = MIN(k->l1_from, i);
+        k->l1_to = i + 1;
+    }
+}
+
+/* The whole table first, and what changed of it in one write. */
+static int look_at_l1(struct copied *k)
+{
+    struct qcheck *c = k->c;
+
+    k->l1_from = c->q->header.l1_size;
+    for (uint32_t i = 0; i < c->q->header.l1_size; i++)
+        if (c->q->l1[i] & L1E_OFFSET)
+            look_at_l1_entry(k, i);
+    if (k->l1_from >= k->l1_to)
         return 0;
-    uint8_t entry[8];
-    c->q->l1[i] = with_flag(e, refcount);
-    store_be64(entry, c->q->l1[i]);
-    return qcheck_write(c, QCHECK_L1, c->q->header.l1_offset + 8 * (uint64_t) i, entry, 8);
+    uint32_t count = k->l1_to - k->l1_from;
+    _cleanup_free_ uint8_t *entries = malloc(8 * (size_t) count);
+    if (!entries)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < count; i++)
+        slice_set_entry(entries, i, c->q->l1[k->l1_from + i]);
+    return qcheck_write(c, QCHECK_L1, c->q->header.l1_offset + 8 * (uint64_t) k->l1_from, entries,
+                        8 * (size_t) count);
 }
 
 /* Whether the table wants a look, and has not had one. -ENOMEM. */
@@ -190,7 +211,6 @@ static int wants_look(struct copied *k, uint32_t i)
 int qcheck_copied(struct qcheck *c)
 {
     struct blk_check *out = c->out;
-    int ret = 0;
 
     _cleanup_free_ struct copied *k = calloc(1, sizeof(*k));
     if (!k)
@@ -199,13 +219,12 @@ int qcheck_copied(struct qcheck *c)
     /* While refcounts are wrong, a flag made to agree with them would be wrong, too. */
     k->mend = qcheck_fixes(c, BLK_FIX_ERRORS) ||
               (qcheck_fixes(c, BLK_FIX_LEAKS) && !out->corruptions && !out->check_errors);
+    int ret = look_at_l1(k);
     for (uint32_t i = 0; i < c->q->header.l1_size && ret == 0; i++) {
         uint64_t offset = c->q->l1[i] & L1E_OFFSET;
         if (!offset)
             continue;
-        ret = look_at_l1_entry(k, i);
-        if (ret == 0)
-            ret = wants_look(k, i);
+        ret = wants_look(k, i);
         if (ret == 1) {
             k->jobs[k->count++] = (struct job){ .offset = offset };
             ret = k->count == BATCH ? finish_batch(k) : 0;

@@ -80,11 +80,9 @@ static int snapshot_l1(struct qcheck *c, const struct snapshot *s)
     } else if (bytes > QCOW2_MAX_L1_BYTES) {
         qcheck_finding(c, false, "snapshot %s l1_size=%#" PRIx32 ": L1 table is too large; "
                        "snapshot table entry corrupted", s->name, s->l1_size);
-    } else if (!qcheck_count(c, s->l1_offset, bytes)) {
-        ; /* said so */
     } else if (!spend(c, bytes)) {
-        qcheck_finding(c, false, "snapshot %s: L1 tables are longer than the file", s->name);
-    } else {
+        qcheck_finding(c, false, "snapshot %s: the L1 tables are longer than the file", s->name);
+    } else if (qcheck_count(c, s->l1_offset, bytes)) {
         int ret = qcheck_protect(c, QCHECK_INACTIVE_L1, s->l1_offset, bytes);
         return ret < 0 ? ret : qcheck_inactive(c, s->l1_offset, s->l1_size);
     }
