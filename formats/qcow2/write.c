@@ -220,8 +220,9 @@ static int make_l2_table(struct qcow2 *q, uint64_t i)
 
     if (ret != 0)
         return ret;
-    if (!fresh)
-        ret = blk_zero(q->file, host, q->cluster_size, 0);
+    /* Also where the file reads as zeroes already: the table must be there when L1 names it, though no
+     * slice of it may have been written by then (Q3). Past the end this only makes the file longer. */
+    ret = blk_zero(q->file, host, q->cluster_size, 0);
     if (ret == 0)
         ret = qcow2_overlap_add(q, host, 1, "an L2 table");
     if (ret < 0) {

@@ -1,0 +1,281 @@
+/* A guest of random operations that remembers what each block of its disk may hold.
+ *
+ * Every written block gets a tag of its own, so that what comes back tells which write it is from, and whether it
+ * is torn. After a failure or a power cut a block may hold the value it had at the last flush, or any later one.
+ */
+#ifndef TESTS_CRASH_GUEST_H
+#define TESTS_CRASH_GUEST_H
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../block/scratch.h"
+#include "base/bytes.h"
+#include "base/macros.h"
+
+enum { SECTOR = 512, MAX_EVENTS = 1 << 18 };
+
+struct disk_case {
+    const char *name;
+    const char *format;
+    const char *create; /* options of making the image */
+    bool backing;       /* on a raw backing file without zeroes */
+    bool compressed;    /* compressed writes are in the mix */
+    uint32_t cluster;
+    uint64_t disk; /* bytes */
+    unsigned operations;
+};
+
+/* Every writable format. */
+static const struct disk_case disk_cases[] = {
+    { "qcow2, 4k", "qcow2", "cluster_size=4k", false, false, 4096, 2 << 20, 500 },
+    { "qcow2, 4k, backing", "qcow2", "cluster_size=4k", true, false, 4096, 2 << 20, 500 },
+    { "qcow2, 4k, compressed", "qcow2", "cluster_size=4k", false, true, 4096, 2 << 20, 500 },
+    { "qcow2, 512, backing, compressed", "qcow2", "cluster_size=512", true, true, 512, 1 << 20,
+      700 },
+    { "qcow2, 512, 64 bit", "qcow2", "cluster_size=512,refcount_bits=64", false, false, 512,
+      1 << 20, 700 },
+    { "qcow2, 512, 1 bit", "qcow2", "cluster_size=512,refcount_bits=1", true, false, 512, 1 << 20,
+      700 },
+    { "qcow2, version 2, backing", "qcow2", "compat=0.10,cluster_size=4k", true, true, 4096,
+      2 << 20, 500 },
+    { "qcow2, 64k, zstd", "qcow2", "compression_type=zstd", true, true, 65536, 4 << 20, 300 },
+    { "qcow2, lazy refcounts", "qcow2", "cluster_size=4k,lazy_refcounts=on", true, false, 4096,
+      2 << 20, 500 },
+};
+
+/* A block of the guest's disk got this value in that operation. */
+struct event {
+    uint32_t block, operation;
+    uint64_t tag; /* 0: zeroes */
+    bool soft;    /* a discard, or it failed: the old value may stay */
+};
+
+struct guest {
+    const struct disk_case *c;
+    unsigned seed;
+    struct event *events;
+    size_t count;
+    uint64_t next_tag;
+    bool *is_flush; /* by operation, from 1 */
+};
+
+static inline uint32_t guest_blocks(const struct disk_case *c)
+{
+    return (uint32_t)(c->disk / SECTOR);
+}
+
+static inline void fill_block(uint8_t *b, uint64_t tag)
+{
+    memset(b, 0, SECTOR);
+    if (tag)
+        for (unsigned i = 0; i < SECTOR; i += 8)
+            store_be64(b + i, tag);
+}
+
+static inline uint64_t backing_tag(uint32_t block)
+{
+    return UINT64_C(0xbac0000000000000) + block;
+}
+
+static inline void guest_init(struct guest *g, const struct disk_case *c, unsigned seed)
+{
+    *g = (struct guest){ .c = c, .seed = seed };
+    g->events = malloc(MAX_EVENTS * sizeof(*g->events));
+    g->is_flush = calloc(c->operations + 2, sizeof(*g->is_flush));
+    assert_true(g->events && g->is_flush);
+}
+
+static inline void guest_free(struct guest *g)
+{
+    free(g->events);
+    free(g->is_flush);
+}
+
+static inline void guest_note(struct guest *g, uint32_t block, unsigned operation, uint64_t tag,
+                              bool soft)
+{
+    assert_true(g->count < MAX_EVENTS);
+    g->events[g->count++] = (struct event){ block, operation, tag, soft };
+}
+
+static inline int guest_write(struct guest *g, struct blk_node *n, unsigned op, uint32_t block,
+                              uint32_t count, unsigned flags)
+{
+    uint8_t *buf = malloc((size_t)count * SECTOR);
+
+    assert_non_null(buf);
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t tag = rand_r(&g->seed) % 16 ? ++g->next_tag : 0;
+        fill_block(buf + (size_t)i * SECTOR, tag);
+        guest_note(g, block + i, op, tag, false);
+    }
+    int ret = blk_write(n, (uint64_t)block * SECTOR, buf, (size_t)count * SECTOR, flags);
+    free(buf);
+    return ret;
+}
+
+static inline int guest_unmap(struct guest *g, struct blk_node *n, unsigned op, uint32_t block,
+                              uint32_t count, unsigned kind)
+{
+    uint64_t off = (uint64_t)block * SECTOR, len = (uint64_t)count * SECTOR;
+
+    for (uint32_t i = 0; i < count; i++)
+        guest_note(g, block + i, op, 0, kind == 2);
+    if (kind == 2)
+        return blk_discard(n, off, len);
+    return blk_zero(n, off, len, kind ? BLK_MAY_UNMAP : 0);
+}
+
+/* What a failed operation left undone cannot be told. */
+static inline void guest_failed(struct guest *g, unsigned op)
+{
+    for (size_t i = g->count; i > 0 && g->events[i - 1].operation == op; i--)
+        g->events[i - 1].soft = true;
+}
+
+/* Operation number op, from 1. */
+static inline int guest_operate(struct guest *g, struct blk_node *n, unsigned op)
+{
+    uint32_t blocks = guest_blocks(g->c), per = g->c->cluster / SECTOR;
+    uint32_t block = (uint32_t)rand_r(&g->seed) % blocks;
+    uint32_t count = 1 + (uint32_t)rand_r(&g->seed) % (rand_r(&g->seed) % 4 ? 8 : 5 * per);
+    unsigned kind = (unsigned)rand_r(&g->seed) % 16;
+
+    if (kind >= 10 && kind < 13) { /* unmapping is for whole clusters */
+        block = block / per * per;
+        count = MAX(count / per, 1u) * per;
+    }
+    count = MIN(count, blocks - block);
+    if (kind >= 10 && kind < 13)
+        return guest_unmap(g, n, op, block, count, kind - 10);
+    if (kind == 13) {
+        g->is_flush[op] = true;
+        return blk_flush(n);
+    }
+    if (kind == 14 && g->c->compressed) {
+        block = block / per * per;
+        return guest_write(g, n, op, block, MIN(per, blocks - block), BLK_COMPRESSED);
+    }
+    return guest_write(g, n, op, block, count, 0);
+}
+
+/* ---- what each block may hold ---------------------------------------------------------------- */
+
+struct allowed {
+    uint64_t tags[24];
+    unsigned n; /* UINT32_MAX: too many to tell apart */
+};
+
+static inline void allow(struct allowed *a, uint64_t tag)
+{
+    for (unsigned i = 0; i < a->n && a->n != UINT32_MAX; i++)
+        if (a->tags[i] == tag)
+            return;
+    if (a->n < ARRAY_SIZE(a->tags))
+        a->tags[a->n++] = tag;
+    else
+        a->n = UINT32_MAX;
+}
+
+/* At the start. */
+static inline struct allowed *allowed_new(const struct disk_case *c)
+{
+    struct allowed *a = calloc(guest_blocks(c), sizeof(*a));
+
+    assert_non_null(a);
+    for (uint32_t b = 0; b < guest_blocks(c); b++)
+        allow(&a[b], c->backing ? backing_tag(b) : 0);
+    return a;
+}
+
+/* Everything up to operation `flushed` is certain. `from` is what the last call returned. */
+static inline size_t allowed_settle(const struct guest *g, struct allowed *a, size_t from,
+                                    unsigned flushed)
+{
+    size_t i = from;
+
+    for (; i < g->count && g->events[i].operation <= flushed; i++) {
+        struct allowed *b = &a[g->events[i].block];
+        if (!g->events[i].soft)
+            b->n = 0;
+        allow(b, g->events[i].tag);
+    }
+    return i;
+}
+
+/* And everything from event `from` to operation `reached` may be. */
+static inline void allowed_add(const struct guest *g, struct allowed *a, size_t from,
+                               unsigned reached)
+{
+    for (size_t i = from; i < g->count && g->events[i].operation <= reached; i++)
+        allow(&a[g->events[i].block], g->events[i].tag);
+}
+
+/* Reads the whole disk; the first block that is wrong, or -1, with what it holds in *tag. */
+static inline int64_t allowed_verify(const struct disk_case *c, const struct allowed *a,
+                                     struct blk_node *n, uint64_t *tag)
+{
+    uint8_t *bytes = malloc(c->disk), want[SECTOR];
+    int64_t wrong = -1;
+
+    assert_non_null(bytes);
+    assert_int_equal(blk_read(n, 0, bytes, c->disk, 0), 0);
+    for (uint32_t b = 0; b < guest_blocks(c) && wrong < 0; b++) {
+        const uint8_t *block = bytes + (size_t)b * SECTOR;
+        *tag = load_be64(block);
+        fill_block(want, *tag);
+        bool known = a[b].n == UINT32_MAX;
+        for (unsigned i = 0; !known && i < a[b].n; i++)
+            known = a[b].tags[i] == *tag;
+        if (!known || memcmp(block, want, SECTOR))
+            wrong = b;
+    }
+    free(bytes);
+    return wrong;
+}
+
+/* A check hook: keeps the first finding that is not a leak, in 200 bytes. */
+static inline void first_finding(void *opaque, const char *text)
+{
+    char *first = opaque;
+    if (!first[0] && strncmp(text, "Leaked", 6))
+        snprintf(first, 200, "%s", text);
+}
+
+/* ---- the image --------------------------------------------------------------------------------- */
+
+/* Makes dir/image, with dir/base.raw below it where the case wants it. */
+static inline void make_image(const struct disk_case *c, const char *dir)
+{
+    _cleanup_error_ struct error *err = NULL;
+    char image[256], base[256];
+
+    snprintf(image, sizeof(image), "%s/image", dir);
+    snprintf(base, sizeof(base), "%s/base.raw", dir);
+    if (c->backing) {
+        FILE *f = fopen(base, "w");
+        assert_non_null(f);
+        for (uint32_t i = 0; i < guest_blocks(c); i++) {
+            uint8_t b[SECTOR];
+            fill_block(b, backing_tag(i));
+            assert_int_equal(fwrite(b, 1, SECTOR, f), SECTOR);
+        }
+        fclose(f);
+    }
+    struct blk_create_args args = {
+        .filename = image,
+        .format = c->format,
+        .options = c->create,
+        .size_given = true,
+        .size = c->disk,
+        .backing_file = c->backing ? base : NULL,
+        .backing_format = c->backing ? "raw" : NULL,
+    };
+    if (blk_create(&args, NULL, &err) < 0)
+        fail_msg("%s: %s", c->name, error_text(err));
+}
+
+#endif

@@ -1,0 +1,181 @@
+/* Every request fails in turn.
+ *
+ * A run of guest operations goes through a blkdebug node that fails the n-th request to the file (with EIO or
+ * ENOSPC, alone or with all that follow). The image must check with leaks at most and hold for each
+ * block what it held at the last good flush or something written later.
+ *
+ * FAULT_STEP in the environment tries every so-manyth request only (default: about 60 for each case).
+ */
+#include "guest.h"
+
+static char dir[] = "/dev/shm/platter-faults-XXXXXX";
+
+struct trial {
+    const struct disk_case *c;
+    unsigned request, error;
+    bool on;
+};
+
+static void complain(const struct trial *t, const char *what, const char *more)
+{
+    fail_msg("%s: request %u fails with %s%s: %s %s", t->c->name, t->request,
+             strerror((int)t->error), t->on ? " and all after it" : "", what, more);
+}
+
+static int restore_image(void)
+{
+    char cmd[600];
+
+    snprintf(cmd, sizeof(cmd), "cp --reflink=auto %s/start %s/image", dir, dir);
+    return system(cmd);
+}
+
+/* Runs the guest. Returns whether anything failed; *flushed is the last operation that is certain. */
+static bool run_guest(const struct trial *t, struct guest *g, unsigned *flushed)
+{
+    _cleanup_error_ struct error *err = NULL;
+    char opts[800];
+    bool failed = false;
+
+    *flushed = 0;
+    snprintf(opts, sizeof(opts),
+             "driver=%s,discard=unmap,file.driver=blkdebug,file.fail-request=%u,file.fail-errno=%u,"
+             "file.fail-on=%s,file.image.filename=%s/image",
+             t->c->format, t->request, t->error, t->on ? "on" : "off", dir);
+    struct blk_open_args args = { .image_opts = true, .flags = BLK_OPEN_RDWR | BLK_OPEN_UNMAP };
+    struct blk_node *n = try_open(opts, &args, &err);
+    if (!n)
+        return true;
+    for (unsigned op = 1; op <= g->c->operations; op++) {
+        int ret = guest_operate(g, n, op);
+        failed |= ret < 0;
+        if (ret < 0)
+            guest_failed(g, op);
+        if (ret < 0 && ret != -(int)t->error && ret != -EIO)
+            complain(t, "another error came up:", strerror(-ret));
+        if (ret == 0 && g->is_flush[op])
+            *flushed = op;
+    }
+    if (blk_close(n, &err) < 0)
+        failed = true;
+    else
+        *flushed = g->c->operations;
+    return failed;
+}
+
+static void judge(const struct trial *t, const struct guest *g, unsigned flushed)
+{
+    _cleanup_error_ struct error *err = NULL;
+    char image[300], first[200] = "";
+    struct blk_check_hooks hooks = { .message = first_finding, .opaque = first };
+    struct blk_check found;
+    uint64_t tag;
+
+    snprintf(image, sizeof(image), "%s/image", dir);
+    struct blk_node *n = try_open(image, &(struct blk_open_args){ .format = t->c->format }, &err);
+    if (!n)
+        complain(t, "the image does not open:", error_text(err));
+    if (blk_check(n, 0, &found, &hooks, &err) < 0 || found.corruptions || found.check_errors)
+        complain(t, "the image is corrupt:", first);
+    struct allowed *a = allowed_new(t->c);
+    size_t settled = allowed_settle(g, a, 0, flushed);
+    allowed_add(g, a, settled, t->c->operations);
+    int64_t wrong = allowed_verify(t->c, a, n, &tag);
+    if (wrong >= 0) {
+        char text[100];
+        snprintf(text, sizeof(text), "%lld holds %#llx", (long long)wrong, (unsigned long long)tag);
+        complain(t, "a wrong block:", text);
+    }
+    free(a);
+    must_close(n);
+}
+
+/* Returns whether anybody was told: a hole punch that fails is nobody's business, and late requests are
+ * never reached. */
+static bool try_one(const struct trial *t, unsigned seed)
+{
+    struct guest g;
+    unsigned flushed;
+
+    assert_int_equal(restore_image(), 0);
+    guest_init(&g, t->c, seed);
+    bool failed = run_guest(t, &g, &flushed);
+    judge(t, &g, flushed);
+    guest_free(&g);
+    return failed;
+}
+
+/* Requests that a run without failures makes, about. */
+static unsigned count_requests(const struct disk_case *c, unsigned seed)
+{
+    struct trial t = { .c = c, .error = EIO, .request = 64 };
+
+    while (try_one(&t, seed) && t.request < 1 << 16)
+        t.request *= 2;
+    return t.request;
+}
+
+static unsigned long run_case(const struct disk_case *whole, unsigned seed)
+{
+    static const unsigned errors[] = { EIO, ENOSPC };
+    const char *env = getenv("FAULT_STEP");
+    struct disk_case c = *whole;
+    unsigned long tried = 0;
+    char cmd[600];
+
+    c.operations = MIN(c.operations, 60u);
+    make_image(&c, dir);
+    snprintf(cmd, sizeof(cmd), "cp %s/image %s/start", dir, dir);
+    assert_int_equal(system(cmd), 0);
+    unsigned requests = count_requests(&c, seed);
+    unsigned step = env ? (unsigned)atoi(env) : MAX(requests / 60, 1u);
+    for (unsigned k = 0; k < 4; k++) {
+        struct trial t = { .c = &c, .error = errors[k % 2], .on = k / 2 };
+        for (t.request = 1 + seed % step; t.request < requests; t.request += step)
+            tried += try_one(&t, seed);
+    }
+    return tried;
+}
+
+static void quiet(void *opaque, const char *text)
+{
+    (void)opaque;
+    (void)text;
+}
+
+static void every_request_fails_once(void **state)
+{
+    const char *env = getenv("FAULT_SEED");
+    unsigned seed = env ? (unsigned)atoi(env) : (unsigned)getpid();
+    unsigned long tried = 0;
+
+    (void)state;
+    print_message("seed %u\n", seed);
+    blk_on_warning(quiet, NULL);
+    for (size_t i = 0; i < ARRAY_SIZE(disk_cases); i++)
+        tried += run_case(&disk_cases[i], seed);
+    print_message("%lu failing requests, each told and survived\n", tried);
+}
+
+static int make_dir(void **state)
+{
+    (void)state;
+    return mkdtemp(dir) ? 0 : -1;
+}
+
+static int remove_dir(void **state)
+{
+    char cmd[300];
+
+    (void)state;
+    snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
+    return system(cmd);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(every_request_fails_once, make_dir, remove_dir),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
