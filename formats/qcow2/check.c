@@ -42,9 +42,9 @@ bool qcheck_fixes(const struct qcheck *c, unsigned what)
 
 int qcheck_read(const struct qcheck *c, uint64_t offset, void *buf, size_t len)
 {
-    uint64_t there = offset < c->file_len ? MIN((uint64_t) len, c->file_len - offset) : 0;
+    uint64_t there = offset < c->file_len ? MIN((uint64_t)len, c->file_len - offset) : 0;
 
-    memset((uint8_t *) buf + there, 0, len - there);
+    memset((uint8_t *)buf + there, 0, len - there);
     return there ? blk_read(c->file, offset, buf, there, 0) : 0;
 }
 
@@ -53,10 +53,12 @@ int qcheck_write(struct qcheck *c, enum qcheck_kind kind, uint64_t offset, const
 {
     for (uint64_t i = offset >> c->bits; i <= (offset + len - 1) >> c->bits; i++) {
         const uint64_t *kinds = qmap_find(&c->protected, i);
-        if (kinds && (*kinds & ~(uint64_t) kind))
-            return error_set(c->err, EIO, "%s: repairing the metadata at %#" PRIx64 " would "
+        if (kinds && (*kinds & ~(uint64_t)kind))
+            return error_set(c->err, EIO,
+                             "%s: repairing the metadata at %#" PRIx64 " would "
                              "overwrite other metadata in the same place; copy what can be read "
-                             "with img convert", blk_filename(c->file), offset);
+                             "with img convert",
+                             blk_filename(c->file), offset);
     }
     int ret = blk_write(c->file, offset, buf, len, 0);
     if (ret < 0)
@@ -92,8 +94,10 @@ bool qcheck_count(struct qcheck *c, uint64_t offset, uint64_t len)
         return true;
     if (qcheck_outside(c, offset, len)) {
         c->out->corruptions++;
-        qcheck_say(c, "ERROR: counting reference for region exceeding the end of the file by one "
-                   "cluster or more: offset 0x%" PRIx64 " size 0x%" PRIx64, offset, len);
+        qcheck_say(c,
+                   "ERROR: counting reference for region exceeding the end of the file by one "
+                   "cluster or more: offset 0x%" PRIx64 " size 0x%" PRIx64,
+                   offset, len);
         return false;
     }
     uint64_t first = offset >> c->bits, last = (offset + len - 1) >> c->bits;
@@ -142,7 +146,7 @@ void qcheck_run(struct qcheck *c, void (*fn)(void *), void *arg)
 
 static void *lazy_bits(uint64_t bits, size_t *bytes)
 {
-    *bytes = (size_t) (bits / 64 + 1) * 8;
+    *bytes = (size_t)(bits / 64 + 1) * 8;
     void *p = mmap(NULL, *bytes, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     return p == MAP_FAILED ? NULL : p;
@@ -180,11 +184,12 @@ static int prepare(struct qcheck *c)
     c->file_len = c->budget = blk_size(c->file);
     c->clusters = div_round_up(c->file_len, c->size);
     c->total = count_tables(q);
-    c->workers = MIN(usable_cores(), (unsigned) QCHECK_MAX_WORKERS);
+    c->workers = MIN(usable_cores(), (unsigned)QCHECK_MAX_WORKERS);
     if (c->clusters > MAX_CLUSTERS)
-        return error_set(c->err, EFBIG, "%s: the file has %" PRIu64 " clusters, more than the %"
-                         PRIu64 " that can be checked", blk_filename(c->file), c->clusters,
-                         MAX_CLUSTERS);
+        return error_set(c->err, EFBIG,
+                         "%s: the file has %" PRIu64 " clusters, more than the %" PRIu64
+                         " that can be checked",
+                         blk_filename(c->file), c->clusters, MAX_CLUSTERS);
     c->out->total_clusters = div_round_up(q->header.size, c->size);
 
     /* One more: what ends less than a cluster behind the file may touch one. */
@@ -230,8 +235,10 @@ static int rebuild(struct qcheck *c)
 
     if (!qcheck_fixes(c, BLK_FIX_ERRORS)) {
         qcheck_say(c, "ERROR need to rebuild refcount structures");
-        return error_set(c->err, EIO, "%s: its refcounts are not usable; this goes beyond leaks "
-                         "and needs -r all", blk_filename(c->file));
+        return error_set(c->err, EIO,
+                         "%s: its refcounts are not usable; this goes beyond leaks "
+                         "and needs -r all",
+                         blk_filename(c->file));
     }
     int ret = qcheck_rebuild(c);
     if (ret < 0)

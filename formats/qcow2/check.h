@@ -26,8 +26,8 @@
 #ifndef QCOW2_CHECK_H
 #define QCOW2_CHECK_H
 
-#include "internal.h"
 #include "base/pool.h"
+#include "internal.h"
 
 /* ---- check_map.c ------------------------------------------------------------------------------ */
 
@@ -35,7 +35,7 @@
 struct qmap {
     struct qmap_pair {
         uint64_t key, value;
-    } *at;
+    } * at;
     size_t used, cap;
 };
 /* The value of the key, made 0 when it was not there; NULL: no memory. Valid until the next call. */
@@ -49,14 +49,14 @@ void qmap_free(struct qmap *map);
 /* A counter of one or two bytes for each cluster of the file. What does not fit into it is kept beside, in
  * `more`. The memory is taken by the page, where something is counted. */
 struct qrefs {
-    uint8_t *bytes;    /* width 1 */
-    uint16_t *words;   /* width 2 */
-    uint8_t *seen;     /* per SEEN_CLUSTERS clusters: something was counted */
+    uint8_t *bytes;  /* width 1 */
+    uint16_t *words; /* width 2 */
+    uint8_t *seen;   /* per SEEN_CLUSTERS clusters: something was counted */
     uint64_t clusters;
     size_t mapped;
     pthread_mutex_t lock;
-    struct qmap more;  /* under lock */
-    bool failed;       /* under lock: no memory for more */
+    struct qmap more; /* under lock */
+    bool failed;      /* under lock: no memory for more */
 };
 enum { QREFS_SEEN_BITS = 16 };
 
@@ -90,29 +90,30 @@ struct qcheck {
     unsigned workers;
 
     struct qrefs refs;
-    uint64_t *visited;           /* bit per cluster: an L2 table that was read */
+    uint64_t *visited; /* bit per cluster: an L2 table that was read */
     size_t visited_bytes;
-    struct qmap again;           /* L2 tables that more entries point to: see check_tables.c */
-    uint64_t *uncopied;          /* bit per active L1 entry: its table has entries without COPIED, or wrong ones */
-    uint8_t *table;              /* one cluster and a bit, for the calling thread */
+    struct qmap again; /* L2 tables that more entries point to: see check_tables.c */
+    uint64_t *
+        uncopied; /* bit per active L1 entry: its table has entries without COPIED, or wrong ones */
+    uint8_t *table; /* one cluster and a bit, for the calling thread */
 
-    bool rebuild;                /* the refcount structure cannot be mended in place */
-    bool lost_snapshot;          /* some snapshot's tables could not be read */
-    bool shared;                 /* some cluster has more than one reference */
-    bool differ;                 /* stored refcounts are not what was counted */
-    uint64_t overflows;          /* findings: references beyond what a refcount can tell, not mendable */
-    uint64_t rebuild_findings;   /* findings that a new refcount structure mends */
+    bool rebuild;       /* the refcount structure cannot be mended in place */
+    bool lost_snapshot; /* some snapshot's tables could not be read */
+    bool shared;        /* some cluster has more than one reference */
+    bool differ;        /* stored refcounts are not what was counted */
+    uint64_t overflows; /* findings: references beyond what a refcount can tell, not mendable */
+    uint64_t rebuild_findings; /* findings that a new refcount structure mends */
     uint64_t messages;
-    uint64_t done, total;        /* progress */
-    struct qmap protected;       /* cluster to what lies there, kinds or'ed; only when fixing */
-    uint64_t budget;             /* bytes of snapshots' and bitmaps' tables that the file can hold */
+    uint64_t done, total;  /* progress */
+    struct qmap protected; /* cluster to what lies there, kinds or'ed; only when fixing */
+    uint64_t budget;       /* bytes of snapshots' and bitmaps' tables that the file can hold */
 };
 
 enum { QCHECK_MAX_MESSAGES = 20000 };
 /* One finding; those above the limit are not told. */
 void qcheck_say(struct qcheck *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* "Repairing ..." or "ERROR ...", and counts it as mended or as found. */
-#define qcheck_finding(c, mend, fmt, ...) \
+#define qcheck_finding(c, mend, fmt, ...)                              \
     ((mend) ? (c)->out->corruptions_fixed++ : (c)->out->corruptions++, \
      qcheck_say((c), "%s " fmt, (mend) ? "Repairing" : "ERROR", __VA_ARGS__))
 bool qcheck_fixes(const struct qcheck *c, unsigned what);

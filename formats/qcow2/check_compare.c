@@ -150,7 +150,7 @@ static uint64_t counted(struct qcheck *c, uint64_t cluster, bool say)
         qcheck_say(c, "ERROR: overflow cluster offset=0x%" PRIx64, cluster << c->bits);
         if (i == max)
             qcheck_say(c, "Copy the image with convert into one with wider refcounts "
-                       "(-o refcount_bits=16 or more)");
+                          "(-o refcount_bits=16 or more)");
     }
     if (say) {
         c->out->corruptions += n - max;
@@ -174,7 +174,10 @@ static bool judge(struct qcheck *c, uint64_t cluster, uint64_t stored, uint64_t 
     if (mend && leak && !fix && c->lost_snapshot)
         return false; /* said before, and why it stays */
     qcheck_say(c, "%s cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64,
-               fix ? "Repairing" : leak ? "Leaked" : "ERROR", cluster, stored, here);
+               fix    ? "Repairing"
+               : leak ? "Leaked"
+                      : "ERROR",
+               cluster, stored, here);
     return fix;
 }
 
@@ -184,7 +187,8 @@ static int unreadable(struct compare *k, uint64_t first, uint64_t n, int error)
 
     c->out->check_errors += n;
     for (uint64_t i = 0; i < n; i++)
-        qcheck_say(c, "Can't get refcount for cluster %" PRIu64 ": %s", first + i, strerror(-error));
+        qcheck_say(c, "Can't get refcount for cluster %" PRIu64 ": %s", first + i,
+                   strerror(-error));
     return 0;
 }
 
@@ -224,7 +228,9 @@ int qcheck_compare(struct qcheck *c, bool mend)
 {
     uint64_t per_block = refblock_entries(c->q);
     struct compare k = {
-        .c = c, .per_block = per_block, .blocks = div_round_up(c->clusters, per_block),
+        .c = c,
+        .per_block = per_block,
+        .blocks = div_round_up(c->clusters, per_block),
     };
     int ret = 0;
 
@@ -239,7 +245,7 @@ int qcheck_compare(struct qcheck *c, bool mend)
         compare_blocks(&k);
     for (uint64_t w = 0; w <= k.blocks / 64 && ret == 0; w++)
         for (uint64_t bits = different[w]; bits && ret == 0; bits &= bits - 1)
-            ret = look_closely(&k, w * 64 + (uint64_t) __builtin_ctzll(bits), mend);
+            ret = look_closely(&k, w * 64 + (uint64_t)__builtin_ctzll(bits), mend);
     c->shared = k.shared;
     c->out->image_end_offset = MAX(k.end, UINT64_C(1)) << c->bits;
     return ret;

@@ -24,8 +24,8 @@ struct copied {
         bool good;
     } jobs[BATCH];
     size_t count;
-    size_t next;        /* atomic */
-    struct qmap odd;    /* unaligned tables that were seen */
+    size_t next;             /* atomic */
+    struct qmap odd;         /* unaligned tables that were seen */
     uint32_t l1_from, l1_to; /* L1 entries that were mended */
 };
 
@@ -67,8 +67,8 @@ static void look_at_jobs(void *arg)
     if (!table || c->differ)
         return;
     while ((i = __atomic_fetch_add(&k->next, 1, __ATOMIC_RELAXED)) < k->count)
-        k->jobs[i].good = qcheck_read(c, k->jobs[i].offset, table, c->size) == 0 &&
-                          table_good(c, table);
+        k->jobs[i].good =
+            qcheck_read(c, k->jobs[i].offset, table, c->size) == 0 && table_good(c, table);
 }
 
 /* ---- any table --------------------------------------------------------------------------------------- */
@@ -119,8 +119,8 @@ static int look_at_table(struct copied *k, uint64_t offset)
     }
     if (first == UINT32_MAX)
         return 0;
-    return qcheck_write(c, QCHECK_L2, offset + 8 * (uint64_t) first, c->table + 8 * (size_t) first,
-                        8 * (size_t) (last - first + 1));
+    return qcheck_write(c, QCHECK_L2, offset + 8 * (uint64_t)first, c->table + 8 * (size_t)first,
+                        8 * (size_t)(last - first + 1));
 }
 
 static int finish_batch(struct copied *k)
@@ -157,8 +157,10 @@ static void look_at_l1_entry(struct copied *k, uint32_t i)
     }
     if (with_flag(e, refcount) == e)
         return;
-    qcheck_finding(c, k->mend, "OFLAG_COPIED L2 cluster: l1_index=%" PRIu32 " l1_entry=%" PRIx64
-                   " refcount=%" PRIu64, i, e, refcount);
+    qcheck_finding(c, k->mend,
+                   "OFLAG_COPIED L2 cluster: l1_index=%" PRIu32 " l1_entry=%" PRIx64
+                   " refcount=%" PRIu64,
+                   i, e, refcount);
     if (k->mend) {
         c->q->l1[i] = with_flag(e, refcount);
         k->l1_from = MIN(k->l1_from, i);
@@ -178,13 +180,13 @@ static int look_at_l1(struct copied *k)
     if (k->l1_from >= k->l1_to)
         return 0;
     uint32_t count = k->l1_to - k->l1_from;
-    _cleanup_free_ uint8_t *entries = malloc(8 * (size_t) count);
+    _cleanup_free_ uint8_t *entries = malloc(8 * (size_t)count);
     if (!entries)
         return -ENOMEM;
     for (uint32_t i = 0; i < count; i++)
         slice_set_entry(entries, i, c->q->l1[k->l1_from + i]);
-    return qcheck_write(c, QCHECK_L1, c->q->header.l1_offset + 8 * (uint64_t) k->l1_from, entries,
-                        8 * (size_t) count);
+    return qcheck_write(c, QCHECK_L1, c->q->header.l1_offset + 8 * (uint64_t)k->l1_from, entries,
+                        8 * (size_t)count);
 }
 
 /* Whether the table wants a look, and has not had one. -ENOMEM. */

@@ -15,9 +15,9 @@
 #include "check.h"
 
 enum {
-    SNAPSHOT_FIXED = 40,           /* bytes of a snapshot table entry before what varies */
+    SNAPSHOT_FIXED = 40, /* bytes of a snapshot table entry before what varies */
     SNAPSHOT_EXTRA_MAX = 1024,
-    SNAPSHOTS_MAX = 64 << 20,      /* bytes of the whole table */
+    SNAPSHOTS_MAX = 64 << 20, /* bytes of the whole table */
     BITMAP_FIXED = 24,
     BITMAP_DIRECTORY_MAX = 64 << 20,
     BITMAP_PIECE = 1 << 20,
@@ -39,7 +39,7 @@ static bool spend(struct qcheck *c, uint64_t bytes)
 struct snapshot {
     uint64_t l1_offset, length; /* length: of its entry in the table */
     uint32_t l1_size;
-    char name[64];              /* "ID (NAME)", cut short */
+    char name[64]; /* "ID (NAME)", cut short */
 };
 
 /* 0; -ENODATA: the entry is not all there. */
@@ -56,30 +56,34 @@ static int read_snapshot(struct qcheck *c, uint64_t at, struct snapshot *s)
     *s = (struct snapshot){
         .l1_offset = load_be64(b),
         .l1_size = load_be32(b + 8),
-        .length = align_up((uint64_t) SNAPSHOT_FIXED + extra + id + name, 8),
+        .length = align_up((uint64_t)SNAPSHOT_FIXED + extra + id + name, 8),
     };
     if (extra > SNAPSHOT_EXTRA_MAX || s->length > c->file_len - at + 8)
         return -ENODATA;
-    uint32_t shown = MIN(id + name, (uint32_t) sizeof(text));
+    uint32_t shown = MIN(id + name, (uint32_t)sizeof(text));
     ret = qcheck_read(c, at + SNAPSHOT_FIXED + extra, text, shown);
     if (ret < 0)
         return ret;
-    int id_shown = (int) MIN(id, shown);
-    snprintf(s->name, sizeof(s->name), "%.*s (%.*s)", MIN(id_shown, 20), (const char *) text,
-             MIN((int) shown - id_shown, 20), (const char *) text + id_shown);
+    int id_shown = (int)MIN(id, shown);
+    snprintf(s->name, sizeof(s->name), "%.*s (%.*s)", MIN(id_shown, 20), (const char *)text,
+             MIN((int)shown - id_shown, 20), (const char *)text + id_shown);
     return 0;
 }
 
 static int snapshot_l1(struct qcheck *c, const struct snapshot *s)
 {
-    uint64_t bytes = (uint64_t) s->l1_size * 8;
+    uint64_t bytes = (uint64_t)s->l1_size * 8;
 
     if (s->l1_offset % c->size) {
-        qcheck_finding(c, false, "snapshot %s l1_offset=%#" PRIx64 ": L1 table is not cluster "
-                       "aligned; snapshot table entry corrupted", s->name, s->l1_offset);
+        qcheck_finding(c, false,
+                       "snapshot %s l1_offset=%#" PRIx64 ": L1 table is not cluster "
+                       "aligned; snapshot table entry corrupted",
+                       s->name, s->l1_offset);
     } else if (bytes > QCOW2_MAX_L1_BYTES) {
-        qcheck_finding(c, false, "snapshot %s l1_size=%#" PRIx32 ": L1 table is too large; "
-                       "snapshot table entry corrupted", s->name, s->l1_size);
+        qcheck_finding(c, false,
+                       "snapshot %s l1_size=%#" PRIx32 ": L1 table is too large; "
+                       "snapshot table entry corrupted",
+                       s->name, s->l1_size);
     } else if (!spend(c, bytes)) {
         qcheck_finding(c, false, "snapshot %s: the L1 tables are longer than the file", s->name);
     } else if (qcheck_count(c, s->l1_offset, bytes)) {
@@ -127,7 +131,7 @@ static int bitmap_table(struct qcheck *c, uint64_t offset, uint64_t entries)
     if (!piece)
         return -ENOMEM;
     for (uint64_t at = 0; at < entries * 8; at += BITMAP_PIECE) {
-        size_t len = (size_t) MIN(entries * 8 - at, (uint64_t) BITMAP_PIECE);
+        size_t len = (size_t)MIN(entries * 8 - at, (uint64_t)BITMAP_PIECE);
         if (qcheck_hole(c, offset + at, len))
             continue;
         int ret = qcheck_read(c, offset + at, piece, len);
@@ -148,14 +152,16 @@ static int bitmap_directory(struct qcheck *c, const uint8_t *dir, uint64_t len)
         const uint8_t *b = dir + at;
         uint64_t offset = load_be64(b), entries = load_be32(b + 8);
         if (offset % c->size || entries > BITMAP_TABLE_MAX || !spend(c, entries * 8)) {
-            qcheck_finding(c, false, "bitmap table offset=%#" PRIx64 " size=%" PRIu64
-                           ": bitmap directory entry corrupted", offset, entries);
+            qcheck_finding(c, false,
+                           "bitmap table offset=%#" PRIx64 " size=%" PRIu64
+                           ": bitmap directory entry corrupted",
+                           offset, entries);
         } else if (entries && qcheck_count(c, offset, entries * 8)) {
             int ret = bitmap_table(c, offset, entries);
             if (ret < 0)
                 return ret;
         }
-        at += align_up((uint64_t) BITMAP_FIXED + load_be16(b + 18) + load_be32(b + 20), 8);
+        at += align_up((uint64_t)BITMAP_FIXED + load_be16(b + 18) + load_be32(b + 20), 8);
     }
     return 0;
 }
@@ -166,8 +172,10 @@ static int bitmaps(struct qcheck *c, const uint8_t *ext, uint32_t len)
         return 0; /* without the bit they are not valid and whoever writes next drops them */
     uint64_t dir_len = load_be64(ext + 8), offset = load_be64(ext + 16);
     if (dir_len > BITMAP_DIRECTORY_MAX || offset % c->size) {
-        qcheck_finding(c, false, "bitmap directory offset=%#" PRIx64 " size=%" PRIu64
-                       ": bitmaps extension corrupted", offset, dir_len);
+        qcheck_finding(c, false,
+                       "bitmap directory offset=%#" PRIx64 " size=%" PRIu64
+                       ": bitmaps extension corrupted",
+                       offset, dir_len);
         return 0;
     }
     if (!qcheck_count(c, offset, dir_len))
@@ -208,7 +216,7 @@ int qcheck_extensions(struct qcheck *c)
 
 static uint64_t reftable_bytes(const struct qcheck *c)
 {
-    return (uint64_t) c->q->header.reftable_clusters << c->bits;
+    return (uint64_t)c->q->header.reftable_clusters << c->bits;
 }
 
 /* What of the table can be counted: the place of block i, 0 when there is none or it is wrong. */
@@ -230,8 +238,10 @@ static int count_block(struct qcheck *c, uint32_t i)
     if (e & RTE_RESERVED) {
         qcheck_finding(c, false, "refcount table entry %" PRIu32 " has reserved bits set", i);
     } else if (place % c->size) {
-        qcheck_finding(c, false, "refcount block %" PRIu32 " is not cluster aligned; refcount "
-                       "table entry corrupted", i);
+        qcheck_finding(c, false,
+                       "refcount block %" PRIu32 " is not cluster aligned; refcount "
+                       "table entry corrupted",
+                       i);
     } else if (place >> c->bits >= c->clusters) {
         bool mend = qcheck_fixes(c, BLK_FIX_ERRORS);
         qcheck_finding(c, mend, "refcount block %" PRIu32 " is outside image", i);

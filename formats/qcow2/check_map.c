@@ -9,7 +9,7 @@
 static size_t slot_of(const struct qmap *map, uint64_t key)
 {
     uint64_t h = key * UINT64_C(0x9e3779b97f4a7c15);
-    size_t i = (size_t) (h >> 20) & (map->cap - 1);
+    size_t i = (size_t)(h >> 20) & (map->cap - 1);
 
     while (map->at[i].key != FREE && map->at[i].key != key)
         i = (i + 1) & (map->cap - 1);

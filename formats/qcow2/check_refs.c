@@ -15,15 +15,15 @@
 #include "base/round.h"
 #include "check.h"
 
-#define TOP8  UINT64_C(0x8080808080808080)
-#define ONES8 UINT64_C(0x0101010101010101)
-#define TOP16 UINT64_C(0x8000800080008000)
+#define TOP8   UINT64_C(0x8080808080808080)
+#define ONES8  UINT64_C(0x0101010101010101)
+#define TOP16  UINT64_C(0x8000800080008000)
 #define ONES16 UINT64_C(0x0001000100010001)
 
 static void *take_memory(size_t bytes)
 {
-    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                   -1, 0);
     return p == MAP_FAILED ? NULL : p;
 }
 
@@ -33,9 +33,9 @@ int qrefs_init(struct qrefs *r, uint64_t clusters, uint32_t refcount_order)
 
     *r = (struct qrefs){ .clusters = clusters };
     lock_must_(pthread_mutex_init(&r->lock, NULL));
-    r->mapped = (size_t) (clusters + 8) * width;
+    r->mapped = (size_t)(clusters + 8) * width;
     void *counters = take_memory(r->mapped);
-    r->seen = calloc(1, (size_t) (clusters >> QREFS_SEEN_BITS) + 1);
+    r->seen = calloc(1, (size_t)(clusters >> QREFS_SEEN_BITS) + 1);
     if (width == 1)
         r->bytes = counters;
     else
@@ -45,7 +45,7 @@ int qrefs_init(struct qrefs *r, uint64_t clusters, uint32_t refcount_order)
 
 void qrefs_free(struct qrefs *r)
 {
-    void *counters = r->bytes ? (void *) r->bytes : r->words;
+    void *counters = r->bytes ? (void *)r->bytes : r->words;
 
     if (counters)
         munmap(counters, r->mapped);
@@ -84,8 +84,8 @@ static void add_one(struct qrefs *r, uint64_t cluster)
 /* Counters from `cluster` on that one aligned word holds; false: one of them is full. */
 static bool add_word(struct qrefs *r, uint64_t cluster)
 {
-    uint64_t *word = r->bytes ? (uint64_t *) (void *) &r->bytes[cluster]
-                              : (uint64_t *) (void *) &r->words[cluster];
+    uint64_t *word =
+        r->bytes ? (uint64_t *)(void *)&r->bytes[cluster] : (uint64_t *)(void *)&r->words[cluster];
     uint64_t ones = r->bytes ? ONES8 : ONES16, top = r->bytes ? TOP8 : TOP16;
 
     if ((__atomic_fetch_add(word, ones, __ATOMIC_RELAXED) & top) == 0)
@@ -124,7 +124,8 @@ void qrefs_add_times(struct qrefs *r, uint64_t cluster, uint64_t times)
 
 void qrefs_sub(struct qrefs *r, uint64_t cluster)
 {
-    uint64_t *more = r->more.cap && qmap_find(&r->more, cluster) ? qmap_at(&r->more, cluster) : NULL;
+    uint64_t *more =
+        r->more.cap && qmap_find(&r->more, cluster) ? qmap_at(&r->more, cluster) : NULL;
 
     if (more && *more > 0)
         --*more;

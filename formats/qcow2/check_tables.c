@@ -19,8 +19,8 @@
 #include "check.h"
 
 enum {
-    BATCH = 1024,         /* L2 tables */
-    L1_PIECE = 1 << 20,   /* bytes of an inactive L1 table at a time */
+    BATCH = 1024,       /* L2 tables */
+    L1_PIECE = 1 << 20, /* bytes of an inactive L1 table at a time */
 };
 
 #define ACTIVE_TIMES (UINT64_C(1) << 32)
@@ -55,7 +55,7 @@ struct scan {
     struct qcheck *c;
     struct run *runs;
     size_t run_count;
-    uint64_t expect;      /* the entry that would continue the current run */
+    uint64_t expect; /* the entry that would continue the current run */
     struct l2_job *job;
 };
 
@@ -194,8 +194,10 @@ static void walk_compressed(struct walk *w, uint64_t e)
     compressed_place(w->c->bits, e, &offset, &len);
     if ((e & QE_COPIED) && !w->quiet) {
         w->c->out->corruptions++;
-        qcheck_say(w->c, "ERROR: coffset=0x%" PRIx64 ": copied flag must never be set for "
-                   "compressed clusters", offset);
+        qcheck_say(w->c,
+                   "ERROR: coffset=0x%" PRIx64 ": copied flag must never be set for "
+                   "compressed clusters",
+                   offset);
     }
     w->stats.allocated++;
     w->stats.compressed++;
@@ -209,7 +211,7 @@ static int mend_zero(struct walk *w, uint32_t index)
     uint8_t entry[8];
 
     store_be64(entry, L2E_ZERO);
-    return qcheck_write(w->c, QCHECK_L2, w->table + 8 * (uint64_t) index, entry, sizeof(entry));
+    return qcheck_write(w->c, QCHECK_L2, w->table + 8 * (uint64_t)index, entry, sizeof(entry));
 }
 
 static int walk_standard(struct walk *w, uint32_t index, uint64_t e)
@@ -220,13 +222,17 @@ static int walk_standard(struct walk *w, uint32_t index, uint64_t e)
 
     if (unaligned && !w->quiet && entry_kind(c->q, e) == ENTRY_ZERO_ALLOC) {
         bool mend = qcheck_fixes(c, BLK_FIX_ERRORS);
-        qcheck_finding(c, mend, "offset=%" PRIx64 ": Preallocated cluster is not properly aligned; "
-                       "L2 entry corrupted.", host);
+        qcheck_finding(c, mend,
+                       "offset=%" PRIx64 ": Preallocated cluster is not properly aligned; "
+                       "L2 entry corrupted.",
+                       host);
         if (mend)
             return mend_zero(w, index);
     } else if (unaligned && !w->quiet) {
-        qcheck_finding(c, false, "offset=%" PRIx64 ": Data cluster is not properly aligned; L2 "
-                       "entry corrupted.", host);
+        qcheck_finding(c, false,
+                       "offset=%" PRIx64 ": Data cluster is not properly aligned; L2 "
+                       "entry corrupted.",
+                       host);
     }
     if (w->stats.next && w->stats.next != host)
         w->stats.fragmented++;
@@ -345,8 +351,10 @@ static int add_entry(struct batch *b, uint64_t index, uint64_t entry)
     qcheck_count(c, offset, c->size);
     if (offset % c->size) {
         c->out->corruptions++;
-        qcheck_say(c, "ERROR l2_offset=%" PRIx64 ": Table is not cluster aligned; L1 entry "
-                   "corrupted", offset);
+        qcheck_say(c,
+                   "ERROR l2_offset=%" PRIx64 ": Table is not cluster aligned; L1 entry "
+                   "corrupted",
+                   offset);
     }
     if (offset >= c->file_len)
         return 0; /* all zero */
@@ -361,9 +369,9 @@ int qcheck_active(struct qcheck *c)
 {
     const struct qcow2 *q = c->q;
     struct batch b = { .c = c, .active = true };
-    int ret = qcheck_protect(c, QCHECK_L1, q->header.l1_offset, 8 * (uint64_t) q->header.l1_size);
+    int ret = qcheck_protect(c, QCHECK_L1, q->header.l1_offset, 8 * (uint64_t)q->header.l1_size);
 
-    qcheck_count(c, q->header.l1_offset, 8 * (uint64_t) q->header.l1_size);
+    qcheck_count(c, q->header.l1_offset, 8 * (uint64_t)q->header.l1_size);
     _cleanup_free_ struct l2_job *jobs = calloc(BATCH, sizeof(*jobs));
     if (!jobs)
         return -ENOMEM;
@@ -385,13 +393,13 @@ int qcheck_inactive(struct qcheck *c, uint64_t l1_offset, uint64_t entries)
         return -ENOMEM;
     b.jobs = jobs;
     for (uint64_t at = 0; at < entries * 8 && ret == 0; at += L1_PIECE) {
-        size_t len = (size_t) MIN(entries * 8 - at, (uint64_t) L1_PIECE);
+        size_t len = (size_t)MIN(entries * 8 - at, (uint64_t)L1_PIECE);
         if (qcheck_hole(c, l1_offset + at, len))
             continue;
         ret = qcheck_read(c, l1_offset + at, piece, len);
         for (size_t i = 0; i < len / 8 && ret == 0; i++)
-            if (slice_entry(piece, (uint32_t) i))
-                ret = add_entry(&b, 0, slice_entry(piece, (uint32_t) i));
+            if (slice_entry(piece, (uint32_t)i))
+                ret = add_entry(&b, 0, slice_entry(piece, (uint32_t)i));
     }
     return ret < 0 ? ret : finish_batch(&b);
 }
@@ -405,7 +413,9 @@ int qcheck_again(struct qcheck *c)
         if (pair->key == UINT64_MAX || pair->value == 0)
             continue;
         struct walk w = {
-            .c = c, .table = pair->key, .quiet = true,
+            .c = c,
+            .table = pair->key,
+            .quiet = true,
             .times = pair->value & (ACTIVE_TIMES - 1),
         };
         uint64_t active = pair->value / ACTIVE_TIMES;

@@ -19,7 +19,8 @@
 #include "qcow2.h"
 
 enum {
-    WINDOW_BITS = 12, /* readers inflate with a window of this size: nothing may look back further */
+    WINDOW_BITS =
+        12, /* readers inflate with a window of this size: nothing may look back further */
     DEFLATE_LEVEL = 3,
     DEFLATE_MEMORY = ISAL_DEF_LVL3_DEFAULT,
 };
@@ -88,24 +89,24 @@ static int64_t deflate_one(struct codec *c, const void *in, size_t in_len, void 
     s->level_buf_size = DEFLATE_MEMORY;
     s->hist_bits = WINDOW_BITS;
     s->end_of_stream = 1;
-    s->next_in = (uint8_t *) (uintptr_t) in;
-    s->avail_in = (uint32_t) in_len;
+    s->next_in = (uint8_t *)(uintptr_t)in;
+    s->avail_in = (uint32_t)in_len;
     s->next_out = out;
-    s->avail_out = (uint32_t) cap;
+    s->avail_out = (uint32_t)cap;
     int ret = isal_deflate_stateless(s);
     if (ret == STATELESS_OVERFLOW)
         return -E2BIG;
-    return ret == COMP_OK ? (int64_t) s->total_out : -EIO;
+    return ret == COMP_OK ? (int64_t)s->total_out : -EIO;
 }
 
 /* zlib takes a few streams that ISA-L refuses. */
 static int inflate_with_zlib(const void *in, size_t in_len, void *out, size_t out_len)
 {
     z_stream s = {
-        .next_in = (Bytef *) (uintptr_t) in,
-        .avail_in = (uInt) in_len,
+        .next_in = (Bytef *)(uintptr_t)in,
+        .avail_in = (uInt)in_len,
         .next_out = out,
-        .avail_out = (uInt) out_len,
+        .avail_out = (uInt)out_len,
     };
 
     if (inflateInit2(&s, -WINDOW_BITS) != Z_OK)
@@ -123,10 +124,10 @@ static int inflate_one(struct codec *c, const void *in, size_t in_len, void *out
         return -ENOMEM;
     struct inflate_state *s = c->inflater;
     isal_inflate_init(s);
-    s->next_in = (uint8_t *) (uintptr_t) in;
-    s->avail_in = (uint32_t) in_len;
+    s->next_in = (uint8_t *)(uintptr_t)in;
+    s->avail_in = (uint32_t)in_len;
     s->next_out = out;
-    s->avail_out = (uint32_t) out_len;
+    s->avail_out = (uint32_t)out_len;
     int ret = isal_inflate_stateless(s);
     if ((ret == ISAL_DECOMP_OK || ret == ISAL_OUT_OVERFLOW) && s->total_out == out_len)
         return 0;
@@ -144,7 +145,7 @@ static int64_t zstd_compress_one(struct codec *c, const void *in, size_t in_len,
         return -ENOMEM;
     size_t len = ZSTD_compress2(c->zstd_out, out, cap, in, in_len);
     if (!ZSTD_isError(len))
-        return (int64_t) len;
+        return (int64_t)len;
     return ZSTD_getErrorCode(len) == ZSTD_error_dstSize_tooSmall ? -E2BIG : -ENOMEM;
 }
 

@@ -40,36 +40,64 @@ static const struct opt_choice compression_choices[] = {
 };
 
 #define AT(member) offsetof(struct qcow2_create_options, member)
-#define ENCRYPT(key)                                                             \
-    {                                                                            \
-        .name = "encrypt." key, .type = OPT_STRING, .at = AT(encryption)          \
+#define ENCRYPT(key)                                                     \
+    {                                                                    \
+        .name = "encrypt." key, .type = OPT_STRING, .at = AT(encryption) \
     }
 
 /* In the order in which qemu-img sums them up. */
 const struct opt_def qcow2_create_table[] = {
     { .name = "encryption", .type = OPT_STRING, .at = AT(encryption) },
-    ENCRYPT("format"), ENCRYPT("key-secret"), ENCRYPT("cipher-alg"), ENCRYPT("cipher-mode"),
-    ENCRYPT("ivgen-alg"), ENCRYPT("ivgen-hash-alg"), ENCRYPT("hash-alg"), ENCRYPT("iter-time"),
-    { .name = "cluster_size", .type = OPT_SIZE, .at = AT(cluster_size), .def = "65536",
+    ENCRYPT("format"),
+    ENCRYPT("key-secret"),
+    ENCRYPT("cipher-alg"),
+    ENCRYPT("cipher-mode"),
+    ENCRYPT("ivgen-alg"),
+    ENCRYPT("ivgen-hash-alg"),
+    ENCRYPT("hash-alg"),
+    ENCRYPT("iter-time"),
+    { .name = "cluster_size",
+      .type = OPT_SIZE,
+      .at = AT(cluster_size),
+      .def = "65536",
       .help = "size of clusters, 512 to 2M" },
     { .name = "extended_l2", .type = OPT_BOOL, .at = AT(extended_l2), .def = "off" },
-    { .name = "preallocation", .type = OPT_ENUM, .at = AT(preallocation),
+    { .name = "preallocation",
+      .type = OPT_ENUM,
+      .at = AT(preallocation),
       .choices = preallocation_choices,
       .help = "what to set aside: off, metadata (tables), falloc (and space), full (and zeroes)" },
-    { .name = "compression_type", .type = OPT_ENUM, .at = AT(compression_type), .def = "zlib",
-      .choices = compression_choices, .help = "how compressed clusters are compressed" },
+    { .name = "compression_type",
+      .type = OPT_ENUM,
+      .at = AT(compression_type),
+      .def = "zlib",
+      .choices = compression_choices,
+      .help = "how compressed clusters are compressed" },
     { .name = "size", .type = OPT_SIZE, .at = AT(size), .help = "size of the disk" },
-    { .name = "compat", .type = OPT_ENUM, .at = AT(compat), .choices = compat_choices,
+    { .name = "compat",
+      .type = OPT_ENUM,
+      .at = AT(compat),
+      .choices = compat_choices,
       .help = "version of the format: v2 (0.10) or v3 (1.1)" },
-    { .name = "backing_file", .type = OPT_STRING, .at = AT(backing_file),
+    { .name = "backing_file",
+      .type = OPT_STRING,
+      .at = AT(backing_file),
       .help = "image that holds what this one does not" },
-    { .name = "backing_fmt", .type = OPT_STRING, .at = AT(backing_fmt),
+    { .name = "backing_fmt",
+      .type = OPT_STRING,
+      .at = AT(backing_fmt),
       .help = "format of the backing file" },
     { .name = "data_file", .type = OPT_STRING, .at = AT(data_file) },
     { .name = "data_file_raw", .type = OPT_BOOL, .at = AT(data_file_raw) },
-    { .name = "lazy_refcounts", .type = OPT_BOOL, .at = AT(lazy_refcounts), .def = "off",
+    { .name = "lazy_refcounts",
+      .type = OPT_BOOL,
+      .at = AT(lazy_refcounts),
+      .def = "off",
       .help = "postpone refcount updates" },
-    { .name = "refcount_bits", .type = OPT_NUMBER, .at = AT(refcount_bits), .def = "16",
+    { .name = "refcount_bits",
+      .type = OPT_NUMBER,
+      .at = AT(refcount_bits),
+      .def = "16",
       .help = "width of a refcount, 1 to 64" },
     OPT_END,
 };
@@ -82,9 +110,9 @@ struct feature {
 };
 
 static const struct feature features[] = {
-    { 0, 0, "dirty bit" },          { 0, 1, "corrupt bit" },         { 0, 2, "external data file" },
-    { 0, 3, "compression type" },   { 0, 4, "extended L2 entries" }, { 1, 0, "lazy refcounts" },
-    { 2, 0, "bitmaps" },            { 2, 1, "raw external data" },
+    { 0, 0, "dirty bit" },        { 0, 1, "corrupt bit" },         { 0, 2, "external data file" },
+    { 0, 3, "compression type" }, { 0, 4, "extended L2 entries" }, { 1, 0, "lazy refcounts" },
+    { 2, 0, "bitmaps" },          { 2, 1, "raw external data" },
 };
 
 enum { FEATURE_BYTES = 48 };
@@ -125,15 +153,15 @@ static void header_fill(struct qcow2_header *h, const struct qcow2_create_option
         .version = o->compat == 2 ? 2 : 3,
         .cluster_bits = lay->cluster_bits,
         .size = lay->size,
-        .l1_size = (uint32_t) lay->l1_entries,
+        .l1_size = (uint32_t)lay->l1_entries,
         .l1_offset = lay->l1 ? (1 + lay->reftable + lay->refblocks) << lay->cluster_bits : 0,
         .reftable_offset = UINT64_C(1) << lay->cluster_bits,
-        .reftable_clusters = (uint32_t) lay->reftable,
+        .reftable_clusters = (uint32_t)lay->reftable,
         .incompatible = zstd ? QCOW2_INCOMPAT_COMPRESSION : 0,
         .compatible = o->lazy_refcounts ? QCOW2_COMPAT_LAZY : 0,
         .refcount_order = lay->refcount_order,
         .header_length = o->compat == 2 ? QCOW2_V2_HEADER : 112,
-        .compression_type = (uint8_t) o->compression_type,
+        .compression_type = (uint8_t)o->compression_type,
     };
 }
 
@@ -141,7 +169,7 @@ static void header_fill(struct qcow2_header *h, const struct qcow2_create_option
 static uint8_t *header_build(const struct qcow2_create_options *o, const struct qcow2_layout *lay,
                              size_t *len, struct error **err)
 {
-    size_t cluster = (size_t) 1 << lay->cluster_bits;
+    size_t cluster = (size_t)1 << lay->cluster_bits;
     size_t fmt = text_len(o->backing_fmt), name = text_len(o->backing_file);
     struct qcow2_header h;
 
@@ -153,8 +181,10 @@ static uint8_t *header_build(const struct qcow2_create_options *o, const struct 
     header_fill(&h, o, lay);
     size_t need = h.header_length + (fmt ? 8 + align_up(fmt, 8) : 0) + 8 + name;
     if (fmt > cluster || need > cluster) {
-        error_set(err, ENOSPC, "the backing file's name and format do not fit into the header's "
-                  "cluster of %zu bytes: use a larger cluster_size", cluster);
+        error_set(err, ENOSPC,
+                  "the backing file's name and format do not fit into the header's "
+                  "cluster of %zu bytes: use a larger cluster_size",
+                  cluster);
         return NULL;
     }
     uint8_t *b = calloc(1, cluster);
@@ -164,20 +194,20 @@ static uint8_t *header_build(const struct qcow2_create_options *o, const struct 
     }
     uint8_t *at = b + h.header_length;
     if (fmt)
-        at = put_extension(at, QCOW2_EXT_BACKING, o->backing_fmt, (uint32_t) fmt);
+        at = put_extension(at, QCOW2_EXT_BACKING, o->backing_fmt, (uint32_t)fmt);
     /* The names are a service to readers, so they go where there is room. */
     if (h.version >= 3 && need + 8 + ARRAY_SIZE(features) * FEATURE_BYTES <= cluster)
         at = put_features(at);
     at = put_extension(at, QCOW2_EXT_END, NULL, 0);
     if (name) {
         memcpy(at, o->backing_file, name);
-        h.backing_offset = (uint64_t) (at - b);
-        h.backing_size = (uint32_t) name;
+        h.backing_offset = (uint64_t)(at - b);
+        h.backing_size = (uint32_t)name;
     }
     uint8_t fixed[112];
     uint32_t fixed_len = qcow2_header_build(&h, fixed);
     memcpy(b, fixed, fixed_len);
-    *len = (size_t) (at - b) + name;
+    *len = (size_t)(at - b) + name;
     return b;
 }
 
@@ -195,7 +225,7 @@ typedef void fill_fn(const struct qcow2_layout *lay, uint8_t *piece, uint64_t fr
 static int write_table(const struct table_writer *w, uint64_t offset, uint64_t bytes, fill_fn *fill)
 {
     for (uint64_t at = 0; at < bytes; at += PIECE) {
-        size_t len = (size_t) MIN(bytes - at, (uint64_t) PIECE);
+        size_t len = (size_t)MIN(bytes - at, (uint64_t)PIECE);
         fill(w->lay, w->piece, at, len);
         int ret = blk_write(w->file, offset + at, w->piece, len, 0);
         if (ret < 0)
@@ -231,7 +261,8 @@ static void fill_l2(const struct qcow2_layout *lay, uint8_t *piece, uint64_t fro
 }
 
 /* All clusters of the image are in use once. */
-static void fill_refblocks(const struct qcow2_layout *lay, uint8_t *piece, uint64_t from, size_t len)
+static void fill_refblocks(const struct qcow2_layout *lay, uint8_t *piece, uint64_t from,
+                           size_t len)
 {
     uint64_t n = (len * 8) >> lay->refcount_order, first = (from * 8) >> lay->refcount_order;
     uint64_t used = lay->total > first ? MIN(n, lay->total - first) : 0;
@@ -255,11 +286,10 @@ static int write_tables(struct blk_node *file, const struct qcow2_layout *lay)
     uint32_t bits = lay->cluster_bits;
     uint64_t at = UINT64_C(1) << bits;
     uint64_t reftable = used_bytes(lay->refblocks * 64, lay->reftable, bits);
-    uint64_t refblocks =
-        used_bytes(lay->total << lay->refcount_order, lay->refblocks, bits);
+    uint64_t refblocks = used_bytes(lay->total << lay->refcount_order, lay->refblocks, bits);
     uint64_t largest = MAX(MAX(reftable, refblocks), lay->l2 << bits);
 
-    _cleanup_free_ uint8_t *piece = malloc(MIN(largest, (uint64_t) PIECE));
+    _cleanup_free_ uint8_t *piece = malloc(MIN(largest, (uint64_t)PIECE));
     if (!piece)
         return -ENOMEM;
     w.piece = piece;
@@ -289,7 +319,7 @@ static int make_room(struct blk_node *file, const struct qcow2_layout *lay,
         prealloc = BLK_PREALLOC_OFF;
     if (size > 0) {
         uint64_t old = MIN(size, end);
-        ret = blk_zero(file, 0, MIN(size, (uint64_t) 4096), 0);
+        ret = blk_zero(file, 0, MIN(size, (uint64_t)4096), 0);
         if (ret == 0)
             ret = blk_flush(file);
         if (ret == 0)
@@ -313,9 +343,11 @@ static int plan(const struct qcow2_create_options *o, struct qcow2_layout *lay, 
     if (ret < 0)
         return ret;
     if (lay->reftable << cluster_bits > QCOW2_MAX_REFTABLE_BYTES)
-        return error_set(err, EFBIG, "the refcount table of a preallocated disk of %" PRIu64
+        return error_set(err, EFBIG,
+                         "the refcount table of a preallocated disk of %" PRIu64
                          " bytes would be above its limit of 8 MiB: use a larger cluster_size or "
-                         "smaller refcount_bits", o->size);
+                         "smaller refcount_bits",
+                         o->size);
     return 0;
 }
 
@@ -343,7 +375,7 @@ int qcow2_create(struct blk_node *file, const void *options, struct error **err)
     _cleanup_free_ uint8_t *header = header_build(o, &lay, &header_len, err);
     if (!header)
         return -EINVAL;
-    ret = make_room(file, &lay, (enum blk_prealloc) o->preallocation, err);
+    ret = make_room(file, &lay, (enum blk_prealloc)o->preallocation, err);
     if (ret < 0)
         return ret;
     ret = write_tables(file, &lay);

@@ -11,17 +11,16 @@
 
 static int check_features(const struct qcow2_create_options *o, struct error **err)
 {
-    const char *later = o->extended_l2                                   ? "extended_l2"
-                        : o->data_file                                   ? "data_file"
-                        : o->data_file_raw                               ? "data_file_raw"
+    const char *later = o->extended_l2                                  ? "extended_l2"
+                        : o->data_file                                  ? "data_file"
+                        : o->data_file_raw                              ? "data_file_raw"
                         : o->encryption && strcmp(o->encryption, "off") ? "encryption"
-                                                                         : NULL;
+                                                                        : NULL;
     if (later)
-        return error_set(err, ENOTSUP,
-                         "option '%s': images of this kind come in a later version", later);
+        return error_set(err, ENOTSUP, "option '%s': images of this kind come in a later version",
+                         later);
     if (o->backing_fmt && o->backing_fmt[0] && !(o->backing_file && o->backing_file[0]))
-        return error_set(err, EINVAL,
-                         "option 'backing_fmt' has no meaning without 'backing_file'");
+        return error_set(err, EINVAL, "option 'backing_fmt' has no meaning without 'backing_file'");
     if (o->backing_file && o->backing_file[0] && o->preallocation != BLK_PREALLOC_OFF)
         return error_set(err, EINVAL,
                          "options 'preallocation' and 'backing_file' exclude each other: what "
@@ -36,11 +35,13 @@ static int check_version(const struct qcow2_create_options *o, struct error **er
     if (o->refcount_bits != 16)
         return error_set(err, EINVAL,
                          "option 'refcount_bits': compat 0.10 has only 16, not %" PRIu64
-                         "; use compat=1.1", o->refcount_bits);
+                         "; use compat=1.1",
+                         o->refcount_bits);
     if (o->lazy_refcounts)
         return error_set(err, EINVAL, "option 'lazy_refcounts' needs compat=1.1");
     if (o->compression_type != QCOW2_ZLIB)
-        return error_set(err, EINVAL, "option 'compression_type': compat 0.10 has only zlib; use "
+        return error_set(err, EINVAL,
+                         "option 'compression_type': compat 0.10 has only zlib; use "
                          "compat=1.1");
     return 0;
 }
@@ -50,11 +51,15 @@ int qcow2_options_check(const struct qcow2_create_options *o, uint32_t *cluster_
 {
     if (!is_pow2(o->cluster_size) || o->cluster_size < 1u << QCOW2_MIN_CLUSTER_BITS ||
         o->cluster_size > 1u << QCOW2_MAX_CLUSTER_BITS)
-        return error_set(err, EINVAL, "option 'cluster_size' must be a power of two between 512 "
-                         "and 2048k, not %" PRIu64, o->cluster_size);
+        return error_set(err, EINVAL,
+                         "option 'cluster_size' must be a power of two between 512 "
+                         "and 2048k, not %" PRIu64,
+                         o->cluster_size);
     if (!is_pow2(o->refcount_bits) || o->refcount_bits > 64)
-        return error_set(err, EINVAL, "option 'refcount_bits' must be a power of two of at most "
-                         "64, not %" PRIu64, o->refcount_bits);
+        return error_set(err, EINVAL,
+                         "option 'refcount_bits' must be a power of two of at most "
+                         "64, not %" PRIu64,
+                         o->refcount_bits);
     *cluster_bits = log2_floor(o->cluster_size);
     *refcount_order = log2_floor(o->refcount_bits);
     int ret = check_features(o, err);
@@ -68,9 +73,11 @@ static int too_large(const struct qcow2_layout *lay, uint64_t limit, struct erro
     if (lay->cluster_bits == QCOW2_MAX_CLUSTER_BITS)
         return error_set(err, EFBIG, "the size %" PRIu64 " is above the limit of %s", lay->size,
                          human_size(limit).s);
-    return error_set(err, EFBIG, "the size %s is too large for clusters of %s, whose limit is %s: "
-                     "try a larger cluster_size", human_size(lay->size).s,
-                     human_size(UINT64_C(1) << lay->cluster_bits).s, human_size(limit).s);
+    return error_set(err, EFBIG,
+                     "the size %s is too large for clusters of %s, whose limit is %s: "
+                     "try a larger cluster_size",
+                     human_size(lay->size).s, human_size(UINT64_C(1) << lay->cluster_bits).s,
+                     human_size(limit).s);
 }
 
 /* The refcount structures count themselves, too, so this goes round until it fits. */

@@ -7,7 +7,7 @@
 
 struct qcow2_layout {
     uint32_t cluster_bits, refcount_order;
-    uint64_t size;       /* virtual, a multiple of 512 */
+    uint64_t size; /* virtual, a multiple of 512 */
     uint64_t l1_entries;
     /* in clusters, in the order of the file; the header is one */
     uint64_t reftable, refblocks, l1, l2, data;

@@ -8,7 +8,8 @@
 #include "layout.h"
 
 /* Clusters of the new image that the source has data for. */
-static int count_data(struct blk_node *src, uint32_t cluster_bits, uint64_t *out, struct error **err)
+static int count_data(struct blk_node *src, uint32_t cluster_bits, uint64_t *out,
+                      struct error **err)
 {
     uint64_t size = blk_size(src), next = 0, count = 0;
 

@@ -17,9 +17,9 @@
 struct rebuild {
     struct qcheck *c;
     uint64_t per_block;
-    uint64_t start;            /* cluster: where the structure goes */
-    uint64_t table, blocks;    /* clusters of both, table first */
-    uint64_t used_blocks;      /* blocks that count something of the rest */
+    uint64_t start;               /* cluster: where the structure goes */
+    uint64_t table, blocks;       /* clusters of both, table first */
+    uint64_t used_blocks;         /* blocks that count something of the rest */
     uint64_t own_first, own_last; /* block numbers that count the structure itself */
 };
 
@@ -117,7 +117,7 @@ static int name_in_header(const struct rebuild *r)
     struct qcow2 *q = r->c->q;
 
     q->header.reftable_offset = r->start << r->c->bits;
-    q->header.reftable_clusters = (uint32_t) r->table;
+    q->header.reftable_clusters = (uint32_t)r->table;
     return qcow2_header_update(q, HDR_REFTABLE_OFFSET, HDR_REFTABLE_CLUSTERS + 4);
 }
 
