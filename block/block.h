@@ -56,6 +56,14 @@ enum blk_open_flag {
     BLK_OPEN_QUIET = 1 << 7,      /* no warning when raw was probed */
 };
 
+/* What references stored inside images (backing files) may be followed to. */
+enum blk_follow {
+    BLK_FOLLOW_DEFAULT, /* what PLATTER_FOLLOW in the environment says, else LOCAL */
+    BLK_FOLLOW_NONE,    /* nothing: an image that needs another one does not open */
+    BLK_FOLLOW_LOCAL,   /* regular files and block devices, named without protocol or json: */
+    BLK_FOLLOW_ANY,
+};
+
 struct blk_open_args {
     const char *format; /* NULL: probe by content */
     const char

@@ -23,6 +23,7 @@
 /* What runs down the graph while it is opened. */
 struct inherit {
     unsigned flags;
+    enum blk_follow follow;
     bool direct, no_flush, unmap;
     unsigned depth;           /* backing levels above */
     unsigned nesting;         /* levels of description */
@@ -61,9 +62,10 @@ static json_t *describe_protocol(const char *name, struct error **err)
         error_set(err, ENOENT, "the file name is empty");
         return NULL;
     }
-    json_t *d = json_pack("{s:s, s:s}", "driver", "file", "filename", name);
+    /* Any bytes make a file name; the description never becomes JSON text. */
+    json_t *d = json_pack("{s:s, s:o}", "driver", "file", "filename", json_string_nocheck(name));
     if (!d)
-        error_set(err, EINVAL, "%s: the file name is not UTF-8", name);
+        error_set(err, ENOMEM, "%s: out of memory", name);
     return d;
 }
 
@@ -270,9 +272,38 @@ static char *resolve_reference(const char *from, const char *name)
     return full;
 }
 
+/* Whether what an image states may be opened. The image's maker chose the name, not the user: it may
+ * lead to files, devices and servers that he never meant to open. */
+static int may_follow(const struct blk_node *n, enum blk_follow follow, const char *name,
+                      struct error **err)
+{
+    struct stat st;
+
+    if (follow == BLK_FOLLOW_ANY)
+        return 0;
+    if (follow == BLK_FOLLOW_NONE)
+        return error_set(err, EPERM,
+                         "%s: it refers to '%s', which is not opened with --follow=none",
+                         n->filename, name);
+    if (!strncmp(name, "json:", 5) || protocol_length(name) > 0)
+        return error_set(err, EPERM,
+                         "%s: it refers to '%s', which is no plain file name: it is "
+                         "opened with --follow=any only",
+                         n->filename, name);
+    if (stat(name, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+        return error_set(err, EPERM,
+                         "%s: it refers to '%s', which is neither a regular file nor a "
+                         "block device: it is opened with --follow=any only",
+                         n->filename, name);
+    return 0;
+}
+
 /* Opens what an image states as its backing file. */
 static int open_reference(struct blk_node *n, const struct inherit *in, struct error **err)
 {
+    int ret = may_follow(n, in->follow, n->backing_resolved, err);
+    if (ret < 0)
+        return ret;
     _cleanup_json_ json_t *desc =
         describe_name(n->backing_resolved,
                       n->backing_format && n->backing_format[0] ? n->backing_format : NULL, err);
@@ -507,6 +538,19 @@ static json_t *describe(const char *name, const struct blk_open_args *args, stru
     return d;
 }
 
+static enum blk_follow follow_policy(enum blk_follow asked)
+{
+    const char *env = getenv("PLATTER_FOLLOW");
+
+    if (asked != BLK_FOLLOW_DEFAULT)
+        return asked;
+    if (env && !strcmp(env, "any"))
+        return BLK_FOLLOW_ANY;
+    if (env && !strcmp(env, "none"))
+        return BLK_FOLLOW_NONE;
+    return BLK_FOLLOW_LOCAL;
+}
+
 int blk_open(const char *name, const struct blk_open_args *args, struct blk_node **out,
              struct error **err)
 {
@@ -529,6 +573,7 @@ int blk_open(const char *name, const struct blk_open_args *args, struct blk_node
 
     struct inherit top = {
         .flags = args->flags,
+        .follow = follow_policy(args->follow),
         .direct = mode->direct,
         .no_flush = mode->no_flush,
         .unmap = args->flags & BLK_OPEN_UNMAP,

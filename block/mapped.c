@@ -403,7 +403,8 @@ int mapped_zero(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags)
     int ret = -ENOTSUP;
 
     whole_units(n, off, len, &start, &stop);
-    if ((flags & BLK_NO_FALLBACK) && (start != off || stop != to))
+    if ((flags & BLK_NO_FALLBACK) &&
+        (!reads_zero(n, off, start - off) || !reads_zero(n, stop, to - stop)))
         return -ENOTSUP;
     if (start < stop && n->drv->zero_range) {
         reserve_take(&n->reserve, &held, start, round_up(stop, n->limits.unit), false);
