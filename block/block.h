@@ -71,6 +71,7 @@ struct blk_open_args {
     const char *node_name;
     bool image_opts; /* the name is key=value,... rather than a file name */
     unsigned flags;  /* enum blk_open_flag */
+    enum blk_follow follow;
 };
 
 /* name: a file name, "json:{...}", "file:NAME", or with image_opts "driver=qcow2,file.filename=x".
