@@ -176,7 +176,9 @@ void help_overview(void)
                "  -V, --version                  show the version\n");
     }
     printf("\nSizes are in bytes; k, M, G, T, P and E behind a number are powers of 1024.\n"
-           "- stands for standard input or output in convert and dd.\n\n");
+           "- stands for standard input or output in convert and dd.\n"
+           "--follow=none|local|any says what names stored in images may be followed to\n"
+           "(local: plain names of files and block devices).\n\n");
     print_formats();
 }
 

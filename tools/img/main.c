@@ -7,6 +7,7 @@
 
 #include "base/distance.h"
 
+#include "../common/follow.h"
 #include "output.h"
 
 const struct command *const commands[] = {
@@ -101,5 +102,10 @@ int main(int argc, char **argv)
      * die with half a file left behind. */
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN);
+    const char *bad = follow_take(&argc, argv);
+    if (bad) {
+        complain("--follow=%s: it is none, local or any", bad);
+        return 1;
+    }
     return output_end(dispatch(argc, argv));
 }

@@ -51,6 +51,8 @@ static void print_help(void)
                  rows[i].value ? rows[i].value : "");
         printf("  %-24s  %s\n", left, rows[i].help);
     }
+    printf("  %-24s  %s\n", "--follow=none|local|any",
+           "what names stored in images may be followed to");
     printf("\nWithout -c, commands are read from standard input.\n"
            "'%s -c help' lists them, '%s -c \"help NAME\"' explains one.\n",
            program, program);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../common/follow.h"
 #include "aio.h"
 #include "args.h"
 #include "base/cleanup.h"
@@ -44,6 +45,11 @@ int main(int argc, char **argv)
     }
     /* A file that may not grow is an error to report. */
     signal(SIGXFSZ, SIG_IGN);
+    const char *bad = follow_take(&argc, argv);
+    if (bad) {
+        complain("--follow=%s: it is none, local or any", bad);
+        return 1;
+    }
     struct args args = { .spec.name = NULL };
     int code;
     if (args_parse(argc, argv, &args, &code))
