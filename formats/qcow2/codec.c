@@ -25,6 +25,9 @@ enum {
     DEFLATE_MEMORY = ISAL_DEF_LVL3_DEFAULT,
 };
 
+/* qemu-img's is 3. On clusters of 64 KiB 2 is a third faster and makes binaries 1 %, text 3 % larger. */
+enum { ZSTD_LEVEL = 2 };
+
 struct deflater {
     struct isal_zstream stream;
     uint8_t memory[DEFLATE_MEMORY];
@@ -139,8 +142,11 @@ static int inflate_one(struct codec *c, const void *in, size_t in_len, void *out
 static int64_t zstd_compress_one(struct codec *c, const void *in, size_t in_len, void *out,
                                  size_t cap)
 {
-    if (!c->zstd_out)
+    if (!c->zstd_out) {
         c->zstd_out = ZSTD_createCCtx();
+        if (c->zstd_out)
+            ZSTD_CCtx_setParameter(c->zstd_out, ZSTD_c_compressionLevel, ZSTD_LEVEL);
+    }
     if (!c->zstd_out)
         return -ENOMEM;
     size_t len = ZSTD_compress2(c->zstd_out, out, cap, in, in_len);
