@@ -90,8 +90,9 @@ static int set_once(json_t *options, const char *key, const char *value, struct 
         return 0;
     if (json_object_get(options, key))
         return error_set(err, EINVAL, "%s is given twice", key);
-    return json_object_set_new(options, key, json_string(value)) < 0
-               ? error_set(err, EINVAL, "%s is not UTF-8", key)
+    /* Any bytes make a file name. */
+    return json_object_set_new(options, key, json_string_nocheck(value)) < 0
+               ? error_set(err, ENOMEM, "%s: out of memory", key)
                : 0;
 }
 

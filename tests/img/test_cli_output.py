@@ -160,15 +160,21 @@ def test_exit_codes_of_mistakes(img, qemu_img, images, args, code):
     assert sorted(os.listdir(".")) == before
 
 
-@pytest.mark.xfail(reason="descriptions are JSON, which cannot hold such names yet", strict=False)
-def test_names_that_are_not_utf8(img, tmp):
-    name = b"\xff\xe4\"\\x.raw"
-    Path(os.fsdecode(name)).write_bytes(bytes(512))
-    done = subprocess.run([img.path.encode(), b"info", b"--output=json", name], capture_output=True,
-                          check=True)
-    assert json.loads(done.stdout)["filename"] == "\ufffd\ufffd\"\\x.raw"
-    done = subprocess.run([img.path.encode(), b"info", name], capture_output=True, check=True)
-    assert done.stdout.startswith(b"image: " + name + b"\n")
+def test_names_that_are_not_utf8(img, qemu_img, tmp):
+    """A file name is any bytes; JSON shows what is no letter as U+FFFD."""
+    raw, top = b"\xff\xe4\"\\x.raw", b"\xfc.qcow2"
+    Path(os.fsdecode(raw)).write_bytes(bytes(1024))
+
+    def run(*args):
+        return subprocess.run([os.fsencode(img.path), *args], capture_output=True, check=True).stdout
+
+    assert json.loads(run(b"info", b"--output=json", raw))["filename"] == "\ufffd\ufffd\"\\x.raw"
+    assert run(b"info", raw).startswith(b"image: " + raw + b"\n")
+    run(b"create", b"-f", b"qcow2", b"-b", raw, b"-F", b"raw", top)
+    assert b"backing file: " + raw + b"\n" in run(b"info", top)
+    run(b"convert", b"-O", b"raw", top, b"\xe9")
+    assert run(b"compare", b"-f", b"raw", b"-F", b"raw", raw, b"\xe9") == b"Images are identical.\n"
+    qemu_img("check", os.fsdecode(top))
 
 
 def test_output_that_cannot_be_written(img, images):
