@@ -40,11 +40,10 @@ static void change_range(struct bitmap *map, uint64_t from, uint64_t count, bool
         uint64_t stop = MIN(end, (word + 1) * 64);
         uint64_t m = mask((unsigned)(from % 64), (unsigned)(stop - word * 64));
 
-        if (set) {
+        if (set)
             map->words[word] |= m;
-        } else {
+        else
             map->words[word] &= ~m;
-        }
         from = stop;
     }
 }
@@ -64,15 +63,13 @@ static uint64_t next(const struct bitmap *map, uint64_t from, uint64_t flip)
 {
     uint64_t words = div_round_up(map->bits, 64);
 
-    if (from >= map->bits) {
+    if (from >= map->bits)
         return map->bits;
-    }
     for (uint64_t i = from / 64; i < words; i++) {
         uint64_t word = map->words[i] ^ flip;
 
-        if (i == from / 64) {
+        if (i == from / 64)
             word &= mask((unsigned)(from % 64), 64);
-        }
         if (word) {
             uint64_t bit = i * 64 + (unsigned)__builtin_ctzll(word);
             return MIN(bit, map->bits);
@@ -95,8 +92,7 @@ uint64_t bitmap_count(const struct bitmap *map)
 {
     uint64_t count = 0;
 
-    for (uint64_t i = 0; i < div_round_up(map->bits, 64); i++) {
+    for (uint64_t i = 0; i < div_round_up(map->bits, 64); i++)
         count += (unsigned)__builtin_popcountll(map->words[i]);
-    }
     return count;
 }

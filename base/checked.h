@@ -10,9 +10,8 @@ static inline __attribute__((warn_unused_result)) bool checked_add(uint64_t a, u
 {
     uint64_t sum;
 
-    if (__builtin_add_overflow(a, b, &sum)) {
+    if (__builtin_add_overflow(a, b, &sum))
         return false;
-    }
     *out = sum;
     return true;
 }
@@ -22,9 +21,8 @@ static inline __attribute__((warn_unused_result)) bool checked_mul(uint64_t a, u
 {
     uint64_t product;
 
-    if (__builtin_mul_overflow(a, b, &product)) {
+    if (__builtin_mul_overflow(a, b, &product))
         return false;
-    }
     *out = product;
     return true;
 }

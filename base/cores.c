@@ -13,20 +13,16 @@ unsigned usable_cores(void)
         int count = 0;
         int r;
 
-        if (!set) {
+        if (!set)
             break;
-        }
         r = sched_getaffinity(0, size, set) < 0 ? errno : 0;
-        if (r == 0) {
+        if (r == 0)
             count = CPU_COUNT_S(size, set);
-        }
         CPU_FREE(set);
-        if (count > 0) {
+        if (count > 0)
             return (unsigned)count;
-        }
-        if (r != EINVAL) {
+        if (r != EINVAL)
             break;
-        }
     }
     long online = sysconf(_SC_NPROCESSORS_ONLN);
     return online > 0 ? (unsigned)online : 1;

@@ -19,12 +19,10 @@ unsigned edit_distance(const char *a, const char *b)
     unsigned *before = rows[0], *above = rows[1], *row = rows[2];
     size_t la = strlen(a), lb = strlen(b);
 
-    if (la > LONGEST || lb > LONGEST) {
+    if (la > LONGEST || lb > LONGEST)
         return LONGEST + 1;
-    }
-    for (size_t j = 0; j <= lb; j++) {
+    for (size_t j = 0; j <= lb; j++)
         row[j] = (unsigned)j;
-    }
     for (size_t i = 1; i <= la; i++) {
         unsigned *oldest = before;
 
@@ -38,9 +36,8 @@ unsigned edit_distance(const char *a, const char *b)
 
             best = MIN(best, above[j - 1] + differs);
             if (i > 1 && j > 1 && fold(a[i - 1]) == fold(b[j - 2]) &&
-                fold(a[i - 2]) == fold(b[j - 1])) {
+                fold(a[i - 2]) == fold(b[j - 1]))
                 best = MIN(best, before[j - 2] + 1);
-            }
             row[j] = best;
         }
     }

@@ -37,9 +37,8 @@ int error_set(struct error **errp, int code, const char *fmt, ...)
     assert(code > 0);
     if (errp && !*errp) {
         va_start(args, fmt);
-        if (vasprintf(&text, fmt, args) < 0) {
+        if (vasprintf(&text, fmt, args) < 0)
             text = NULL;
-        }
         va_end(args);
         *errp = error_new(code, text);
     }
@@ -52,15 +51,13 @@ void error_prefix(struct error **errp, const char *fmt, ...)
     char *words, *text;
     int r;
 
-    if (!errp || !*errp || *errp == &no_memory) {
+    if (!errp || !*errp || *errp == &no_memory)
         return;
-    }
     va_start(args, fmt);
     r = vasprintf(&words, fmt, args);
     va_end(args);
-    if (r < 0) {
+    if (r < 0)
         return;
-    }
     if (asprintf(&text, "%s: %s", words, (*errp)->text) >= 0) {
         free((*errp)->text);
         (*errp)->text = text;

@@ -11,9 +11,8 @@ uint64_t iov_length(const struct iovec *iov, int iovcnt)
 {
     uint64_t sum = 0;
 
-    for (int i = 0; i < iovcnt; i++) {
+    for (int i = 0; i < iovcnt; i++)
         sum += iov[i].iov_len;
-    }
     return sum;
 }
 
@@ -36,9 +35,8 @@ static struct iovec step(struct iov_cursor *c, uint64_t n)
 
 void iov_skip(struct iov_cursor *cursor, uint64_t n)
 {
-    while (n > 0) {
+    while (n > 0)
         n -= step(cursor, n).iov_len;
-    }
 }
 
 int iov_slice(struct iov_cursor *cursor, uint64_t n, struct iovec *out, int max)
@@ -47,9 +45,8 @@ int iov_slice(struct iov_cursor *cursor, uint64_t n, struct iovec *out, int max)
     int count = 0;
 
     while (n > 0) {
-        if (count == max) {
+        if (count == max)
             return -E2BIG;
-        }
         out[count] = step(&c, n);
         n -= out[count++].iov_len;
     }
@@ -119,8 +116,7 @@ bool iov_is_aligned(const struct iovec *iov, int iovcnt, size_t pow2)
 {
     uintptr_t any = 0;
 
-    for (int i = 0; i < iovcnt; i++) {
+    for (int i = 0; i < iovcnt; i++)
         any |= (uintptr_t)iov[i].iov_base | iov[i].iov_len;
-    }
     return (any & (pow2 - 1)) == 0;
 }

@@ -22,9 +22,8 @@ static inline bool words_are_zero(const unsigned char *p, size_t len)
 {
     uint64_t any = word_at(p + len - 8);
 
-    for (size_t i = 0; i + 8 <= len; i += 8) {
+    for (size_t i = 0; i + 8 <= len; i += 8)
         any |= word_at(p + i);
-    }
     return any == 0;
 }
 
@@ -37,12 +36,10 @@ static inline __attribute__((always_inline)) bool blocks_are_zero(const unsigned
     for (size_t i = 0; i + BLOCK <= len; i += BLOCK) {
         lane any = { 0 };
 
-        for (size_t j = 0; j < BLOCK; j += sizeof(lane)) {
+        for (size_t j = 0; j < BLOCK; j += sizeof(lane))
             any |= *(const lane *)(const void *)(p + i + j);
-        }
-        if ((any[0] | any[1] | any[2] | any[3]) != 0) {
+        if ((any[0] | any[1] | any[2] | any[3]) != 0)
             return false;
-        }
     }
     return true;
 }
@@ -80,25 +77,21 @@ bool is_zero(const void *buf, size_t len)
 
     if (len < 8) {
         unsigned char any = 0;
-        for (size_t i = 0; i < len; i++) {
+        for (size_t i = 0; i < len; i++)
             any |= p[i];
-        }
         return any == 0;
     }
-    if ((word_at(p) | word_at(p + len - 8)) != 0) {
+    if ((word_at(p) | word_at(p + len - 8)) != 0)
         return false;
-    }
     if (len >= BLOCK) {
         size_t tail = len % BLOCK;
 
-        if (!(have_avx2() ? blocks_are_zero_avx2 : blocks_are_zero_plain)(p, len - tail)) {
+        if (!(have_avx2() ? blocks_are_zero_avx2 : blocks_are_zero_plain)(p, len - tail))
             return false;
-        }
         p += len - tail;
         len = tail;
-        if (len < 8) {
+        if (len < 8)
             return true; /* the last word was looked at above */
-        }
     }
     return words_are_zero(p, len);
 }
@@ -114,9 +107,8 @@ size_t zero_run(const void *buf, size_t len, size_t granule, bool *zero)
     while (run < len) {
         size_t n = MIN(len - run, granule);
 
-        if (is_zero(p + run, n) != *zero) {
+        if (is_zero(p + run, n) != *zero)
             break;
-        }
         run += n;
     }
     return run;

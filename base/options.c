@@ -34,9 +34,8 @@ static json_t *take(json_t *object, const char *name)
 
     if (json_is_object(inner)) {
         value = take(inner, dot + 1);
-        if (value && json_object_size(inner) == 0) {
+        if (value && json_object_size(inner) == 0)
             json_object_del(object, head);
-        }
     }
     return value;
 }
@@ -73,9 +72,8 @@ static int set_bool(const struct opt_def *def, const json_t *value, void *at, st
         *out = json_is_true(value);
         return 0;
     }
-    if (json_is_string(value) && opts_parse_bool(json_string_value(value), out) == 0) {
+    if (json_is_string(value) && opts_parse_bool(json_string_value(value), out) == 0)
         return 0;
-    }
     return error_set(err, EINVAL, "option '%s' must be on or off, not %s", def->name,
                      show(value).text);
 }
@@ -116,9 +114,8 @@ static int set_number(const struct opt_def *def, const json_t *value, void *at, 
         return error_set(err, EINVAL, "option '%s' must be a %s, not %s", def->name,
                          size ? "size such as 64k or 1.5G" : "whole number", show(value).text);
     }
-    if (r < 0 || *out < def->min || (def->max && *out > def->max)) {
+    if (r < 0 || *out < def->min || (def->max && *out > def->max))
         return refuse_range(def, value, err);
-    }
     return 0;
 }
 
@@ -130,14 +127,12 @@ static int set_string(const struct opt_def *def, const json_t *value, void *at, 
         return error_set(err, EINVAL, "option '%s' must be a string, not %s", def->name,
                          show(value).text);
     }
-    if (strlen(json_string_value(value)) != json_string_length(value)) {
+    if (strlen(json_string_value(value)) != json_string_length(value))
         return error_set(err, EINVAL, "option '%s' holds a zero byte", def->name);
-    }
     char *copy = strdup(json_string_value(value));
 
-    if (!copy) {
+    if (!copy)
         return error_set(err, ENOMEM, "out of memory");
-    }
     free(*out);
     *out = copy;
     return 0;
@@ -147,9 +142,8 @@ static int refuse_choice(const struct opt_def *def, const json_t *value, struct 
 {
     _cleanup_strbuf_ struct strbuf list = STRBUF_INIT;
 
-    for (const struct opt_choice *c = def->choices; c->name; c++) {
+    for (const struct opt_choice *c = def->choices; c->name; c++)
         strbuf_addf(&list, "%s%s", c == def->choices ? "" : c[1].name ? ", " : " or ", c->name);
-    }
     return error_set(err, EINVAL, "option '%s' must be %s, not %s", def->name, strbuf_text(&list),
                      show(value).text);
 }
@@ -201,9 +195,8 @@ static int take_one(const struct opt_def *def, json_t *object, void *dst, struct
     _cleanup_json_ json_t *value = take(object, def->name);
 
     if (value) {
-        if (def->given) {
+        if (def->given)
             *(bool *)((char *)dst + def->given) = true;
-        }
         return set_value(def, value, dst, err);
     }
     if (def->def) {
@@ -250,9 +243,8 @@ static void first_key(json_t *object, struct strbuf *name)
     while (json_is_object(object)) {
         void *first = json_object_iter(object);
 
-        if (!first) {
+        if (!first)
             return;
-        }
         strbuf_addf(name, "%s%s", name->len ? "." : "", json_object_iter_key(first));
         object = json_object_iter_value(first);
     }
@@ -264,14 +256,12 @@ int opts_refuse_rest(const struct opt_def *table, json_t *object, const char *wh
     _cleanup_strbuf_ struct strbuf name = STRBUF_INIT;
     struct nearest best;
 
-    if (json_object_size(object) == 0) {
+    if (json_object_size(object) == 0)
         return 0;
-    }
     first_key(object, &name);
     best = nearest_begin(strbuf_text(&name));
-    for (const struct opt_def *def = table; def && def->name; def++) {
+    for (const struct opt_def *def = table; def && def->name; def++)
         nearest_try(&best, def->name);
-    }
     if (best.name) {
         return error_set(err, EINVAL, "%s: unknown option '%s'; did you mean '%s'?", what,
                          strbuf_text(&name), best.name);

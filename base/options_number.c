@@ -10,9 +10,8 @@
 
 static int digit_value(char c)
 {
-    if (c >= '0' && c <= '9') {
+    if (c >= '0' && c <= '9')
         return c - '0';
-    }
     c = (char)tolower((unsigned char)c);
     return c >= 'a' && c <= 'f' ? c - 'a' + 10 : 99;
 }
@@ -25,14 +24,12 @@ static int parse_digits(const char **text, unsigned base, uint64_t *out)
 
     while (digit_value(*p) < (int)base) {
         if (__builtin_mul_overflow(value, (uint64_t)base, &value) ||
-            __builtin_add_overflow(value, (uint64_t)digit_value(*p), &value)) {
+            __builtin_add_overflow(value, (uint64_t)digit_value(*p), &value))
             return -ERANGE;
-        }
         p++;
     }
-    if (p == *text) {
+    if (p == *text)
         return -EINVAL;
-    }
     *text = p;
     *out = value;
     return 0;
@@ -53,12 +50,10 @@ int number_parse(const char *text, uint64_t *out)
     uint64_t value;
     int r = parse_digits(&text, base, &value);
 
-    if (r < 0) {
+    if (r < 0)
         return r;
-    }
-    if (*text) {
+    if (*text)
         return -EINVAL;
-    }
     *out = value;
     return 0;
 }
@@ -69,16 +64,13 @@ static int suffix_shift(const char *suffix)
     static const char letters[] = "bkmgtpe";
     const char *at;
 
-    if (!*suffix) {
+    if (!*suffix)
         return 0;
-    }
     at = strchr(letters, tolower((unsigned char)*suffix));
-    if (!at) {
+    if (!at)
         return -1;
-    }
-    if (suffix[1] && (at == letters || strcasecmp(suffix + 1, "ib") != 0)) {
+    if (suffix[1] && (at == letters || strcasecmp(suffix + 1, "ib") != 0))
         return -1;
-    }
     return (int)(at - letters) * 10;
 }
 
@@ -113,16 +105,13 @@ int size_parse(const char *text, uint64_t *out)
         text++;
         r = parse_fraction(&text, &numerator, &denominator);
     }
-    if (r < 0) {
+    if (r < 0)
         return r;
-    }
     shift = suffix_shift(text);
-    if (shift < 0 || (numerator && shift == 0)) {
+    if (shift < 0 || (numerator && shift == 0))
         return -EINVAL;
-    }
-    if (shift && value >> (64 - shift)) {
+    if (shift && value >> (64 - shift))
         return -ERANGE;
-    }
     value <<= shift;
     /* No carry: the fraction is less than one unit. */
     *out = value + (uint64_t)(((unsigned __int128)numerator << shift) / denominator);

@@ -38,9 +38,8 @@ static int store(json_t *object, const char *dotted, json_t *taken, unsigned dep
 
         memcpy(name, part, len);
         name[len] = '\0';
-        if (len == 0) {
+        if (len == 0)
             return error_set(err, EINVAL, "option name '%s' has an empty part", dotted);
-        }
         inner = json_object_get(object, name);
         if (!part[len]) {
             if (inner && json_is_object(inner) != json_is_object(value)) {
@@ -62,9 +61,8 @@ static int store(json_t *object, const char *dotted, json_t *taken, unsigned dep
         }
         if (!inner) {
             inner = json_object();
-            if (json_object_set_new(object, name, inner) < 0) {
+            if (json_object_set_new(object, name, inner) < 0)
                 return error_set(err, EINVAL, "option name '%s' is not UTF-8", dotted);
-            }
         } else if (!json_is_object(inner)) {
             return error_set(err, EINVAL, "option '%.*s' is both a value and a group of options",
                              (int)(part + len - dotted), dotted);
@@ -80,9 +78,8 @@ static json_t *as_list(json_t *object)
     size_t n = json_object_size(object);
     json_t *list;
 
-    if (n == 0 || !json_object_get(object, "0")) {
+    if (n == 0 || !json_object_get(object, "0"))
         return NULL;
-    }
     list = json_array();
     for (size_t i = 0; i < n; i++) {
         char name[24];
@@ -116,9 +113,8 @@ static void make_lists(json_t *value)
 
         make_lists(inner);
         list = json_is_object(inner) ? as_list(inner) : NULL;
-        if (list) {
+        if (list)
             json_object_set_new(value, key, list);
-        }
     }
 }
 
@@ -145,9 +141,8 @@ static unsigned levels_of(const char *key)
 {
     unsigned levels = 1;
 
-    for (; *key; key++) {
+    for (; *key; key++)
         levels += *key == '.';
-    }
     return levels;
 }
 
@@ -159,24 +154,21 @@ static json_t *unfold(json_t *value, unsigned depth, struct error **err)
     const char *key;
     json_t *inner;
 
-    if (!json_is_array(value) && !json_is_object(value)) {
+    if (!json_is_array(value) && !json_is_object(value))
         return json_incref(value);
-    }
     if (depth > DEEPEST) {
         error_set(err, EINVAL, "the description is nested deeper than %d", DEEPEST);
         return NULL;
     }
-    if (json_is_array(value)) {
+    if (json_is_array(value))
         return unfold_list(value, depth, err);
-    }
     out = json_object();
     json_object_foreach(value, key, inner)
     {
         json_t *copy = unfold(inner, depth + levels_of(key), err);
 
-        if (!copy || store(out, key, copy, depth, err) < 0) {
+        if (!copy || store(out, key, copy, depth, err) < 0)
             return NULL;
-        }
     }
     return json_incref(out);
 }
@@ -197,9 +189,8 @@ json_t *opts_parse_json(const char *text, struct error **err)
         return NULL;
     }
     out = unfold(value, 0, err);
-    if (out) {
+    if (out)
         make_lists(out);
-    }
     return out;
 }
 
@@ -211,9 +202,8 @@ static char *next_part(const char **text)
     char *part = malloc(strlen(p) + 1);
     size_t n = 0;
 
-    if (!part) {
+    if (!part)
         return NULL;
-    }
     for (; *p; p++) {
         if (*p == ',') {
             if (p[1] != ',') {
@@ -242,13 +232,11 @@ static int store_part(json_t *object, char *part, const char *implied_key, struc
         key = implied_key;
         text = part;
     }
-    if (!*key) {
+    if (!*key)
         return error_set(err, EINVAL, "option name missing before '=%s'", text);
-    }
     value = json_string(text);
-    if (!value) {
+    if (!value)
         return error_set(err, EINVAL, "the value of option '%s' is not UTF-8", key);
-    }
     return store(object, key, value, 0, err);
 }
 
@@ -272,9 +260,8 @@ json_t *opts_parse_keyval(const char *text, const char *implied_key, struct erro
             error_set(err, EINVAL, "empty option; a comma within a value is written twice");
             return NULL;
         }
-        if (store_part(object, part, first ? implied_key : NULL, err) < 0) {
+        if (store_part(object, part, first ? implied_key : NULL, err) < 0)
             return NULL;
-        }
         first = false;
     }
     make_lists(object);

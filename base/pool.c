@@ -36,9 +36,8 @@ static void group_end(struct pool_group *group)
 {
     LOCK_SCOPE(&group->lock);
     assert(group->pending > 0);
-    if (--group->pending == 0) {
+    if (--group->pending == 0)
         pthread_cond_broadcast(&group->idle);
-    }
 }
 
 /* The next job, waiting for one; NULL when the pool ends and the queue is empty. */
@@ -47,15 +46,13 @@ static struct pool_job *next_job(struct pool *pool)
     struct pool_job *job;
 
     LOCK_SCOPE(&pool->lock);
-    while (!pool->head && !pool->ending) {
+    while (!pool->head && !pool->ending)
         pthread_cond_wait(&pool->work, &pool->lock);
-    }
     job = pool->head;
     if (job) {
         pool->head = job->next;
-        if (!pool->head) {
+        if (!pool->head)
             pool->tail = &pool->head;
-        }
     }
     return job;
 }
@@ -71,9 +68,8 @@ static void *worker(void *arg)
         struct pool_group *group = job->group;
 
         job->fn(job->arg);
-        if (group) {
+        if (group)
             group_end(group);
-        }
     }
     return NULL;
 }
@@ -88,9 +84,8 @@ static int start_workers(struct pool *pool, unsigned threads)
     pthread_sigmask(SIG_SETMASK, &all, &before);
     while (r == 0 && pool->threads < threads) {
         r = pthread_create(&pool->thread[pool->threads], NULL, worker, pool);
-        if (r == 0) {
+        if (r == 0)
             pool->threads++;
-        }
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return -r;
@@ -102,9 +97,8 @@ int pool_create(struct pool **out, unsigned threads, const char *name)
     int r;
 
     assert(threads > 0);
-    if (!pool) {
+    if (!pool)
         return -ENOMEM;
-    }
     pool->thread = calloc(threads, sizeof(*pool->thread));
     if (!pool->thread) {
         free(pool);
@@ -125,18 +119,16 @@ int pool_create(struct pool **out, unsigned threads, const char *name)
 
 void pool_destroy(struct pool *pool)
 {
-    if (!pool) {
+    if (!pool)
         return;
-    }
     assert(!pool_is_mine(pool));
     {
         LOCK_SCOPE(&pool->lock);
         pool->ending = true;
         pthread_cond_broadcast(&pool->work);
     }
-    for (unsigned i = 0; i < pool->threads; i++) {
+    for (unsigned i = 0; i < pool->threads; i++)
         pthread_join(pool->thread[i], NULL);
-    }
     assert(!pool->head || pool->threads == 0);
     pthread_mutex_destroy(&pool->lock);
     pthread_cond_destroy(&pool->work);
@@ -156,9 +148,8 @@ bool pool_is_mine(const struct pool *pool)
 
 void pool_submit(struct pool *pool, struct pool_job *job)
 {
-    if (job->group) {
+    if (job->group)
         group_begin(job->group, pool);
-    }
     job->next = NULL;
     LOCK_SCOPE(&pool->lock);
     assert(!pool->ending || pool_is_mine(pool));
@@ -178,9 +169,8 @@ void pool_wait(struct pool_group *group)
 {
     LOCK_SCOPE(&group->lock);
     assert(!group->pool || !pool_is_mine(group->pool));
-    while (group->pending > 0) {
+    while (group->pending > 0)
         pthread_cond_wait(&group->idle, &group->lock);
-    }
 }
 
 void pool_group_destroy(struct pool_group *group)

@@ -13,9 +13,8 @@ static bool reserve(struct strbuf *buf, size_t n)
     size_t need;
     char *grown;
 
-    if (buf->failed) {
+    if (buf->failed)
         return false;
-    }
     if (__builtin_add_overflow(buf->len, n, &need) || __builtin_add_overflow(need, 1u, &need)) {
         buf->failed = true;
         return false;

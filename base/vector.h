@@ -33,11 +33,10 @@ void *vector_grow_(void *at, size_t *cap, size_t need, size_t element);
         int vector_r_ = 0;                                                                       \
         if (vector_need_ > (v)->cap) {                                                           \
             void *vector_at_ = vector_grow_((v)->at, &(v)->cap, vector_need_, sizeof(*(v)->at)); \
-            if (vector_at_) {                                                                    \
+            if (vector_at_)                                                                      \
                 (v)->at = vector_at_;                                                            \
-            } else {                                                                             \
+            else                                                                                 \
                 vector_r_ = -ENOMEM;                                                             \
-            }                                                                                    \
         }                                                                                        \
         vector_r_;                                                                               \
     })
@@ -46,9 +45,8 @@ void *vector_grow_(void *at, size_t *cap, size_t need, size_t element);
 #define vector_push(v, ...)                                     \
     ({                                                          \
         int vector_pushed_ = vector_reserve((v), (v)->len + 1); \
-        if (vector_pushed_ == 0) {                              \
+        if (vector_pushed_ == 0)                                \
             (v)->at[(v)->len++] = (__VA_ARGS__);                \
-        }                                                       \
         vector_pushed_;                                         \
     })
 

@@ -78,19 +78,16 @@ static int transfer(struct blk_node *n, bool write, uint64_t off, const struct i
 
             r = transfer_once(s, write, off + *moved, pieces, count, rwf);
         }
-        if (r < 0) {
+        if (r < 0)
             return (int)r;
-        }
-        if (r == 0) {
+        if (r == 0)
             return write ? -ENOSPC : 0;
-        }
         *moved += (uint64_t)r;
         iov_skip(&at, (uint64_t)r);
         /* Direct reads stop at the end of the file, wherever that is; from there on the kernel
          * would refuse the offset. */
-        if (!write && s->direct && !is_aligned(off + *moved, node_limits(n)->align)) {
+        if (!write && s->direct && !is_aligned(off + *moved, node_limits(n)->align))
             return 0;
-        }
     }
     return 0;
 }
@@ -103,9 +100,8 @@ static int file_preadv(struct blk_node *n, uint64_t off, const struct iovec *iov
     uint64_t moved;
     int r;
 
-    if (nowait && (s->direct || atomic_load_explicit(&s->no_nowait, memory_order_relaxed))) {
+    if (nowait && (s->direct || atomic_load_explicit(&s->no_nowait, memory_order_relaxed)))
         return -EAGAIN;
-    }
     r = transfer(n, false, off, iov, iovcnt, len, nowait ? RWF_NOWAIT : 0, &moved);
     if (nowait && (r == -EOPNOTSUPP || r == -ENOSYS)) {
         atomic_store(&s->no_nowait, true);
@@ -133,13 +129,11 @@ int file_sync(struct blk_node *n)
     struct file_state *s = node_state(n);
     int r = atomic_load(&s->sync_error);
 
-    if (r) {
+    if (r)
         return -r;
-    }
     while (fdatasync(s->fd) < 0) {
-        if (errno == EINVAL || errno == EROFS) {
+        if (errno == EINVAL || errno == EROFS)
             return 0; /* special files without anything to sync */
-        }
         if (errno != EINTR) {
             r = errno;
             atomic_store(&s->sync_error, r);
@@ -157,18 +151,16 @@ static int write_through(struct blk_node *n, uint64_t off, const struct iovec *i
     uint64_t moved;
     int r;
 
-    if (durable && atomic_load(&s->sync_error)) {
+    if (durable && atomic_load(&s->sync_error))
         return -atomic_load(&s->sync_error);
-    }
     if (durable && !atomic_load_explicit(&s->no_dsync, memory_order_relaxed)) {
         r = transfer(n, true, off, iov, iovcnt, len, RWF_DSYNC, &moved);
         if (r == -EIO) {
             /* Maybe of earlier writes, and then told only once. */
             atomic_store(&s->sync_error, EIO);
         }
-        if (r != -EOPNOTSUPP && r != -ENOSYS) {
+        if (r != -EOPNOTSUPP && r != -ENOSYS)
             return r;
-        }
         atomic_store(&s->no_dsync, true);
     }
     r = transfer(n, true, off, iov, iovcnt, len, 0, &moved);
@@ -182,17 +174,15 @@ static int file_pwritev(struct blk_node *n, uint64_t off, const struct iovec *io
     bool durable = (flags & BLK_FUA) && !node_no_flush(n);
     int r;
 
-    if (flags & BLK_NOWAIT) {
+    if (flags & BLK_NOWAIT)
         return -EAGAIN;
-    }
     if (s->device || off + len <= atomic_load_explicit(&s->end, memory_order_relaxed)) {
         r = write_through(n, off, iov, iovcnt, len, durable);
     } else {
         RDLOCK_SCOPE(&s->size_lock);
         r = write_through(n, off, iov, iovcnt, len, durable);
-        if (r == 0) {
+        if (r == 0)
             file_raise_end(s, off + len);
-        }
     }
     atomic_fetch_add(&s->holes.writes, 1);
     return r;
@@ -210,9 +200,8 @@ static int64_t file_actual_size(struct blk_node *n)
     struct file_state *s = node_state(n);
     struct stat st;
 
-    if (fstat(s->fd, &st) < 0) {
+    if (fstat(s->fd, &st) < 0)
         return -errno;
-    }
     return (int64_t)st.st_blocks * 512;
 }
 
@@ -223,9 +212,8 @@ static int file_resize(struct blk_node *n, uint64_t size, enum blk_prealloc prea
     uint64_t now;
     int r = file_length(s->fd, s->device, &now);
 
-    if (r < 0) {
+    if (r < 0)
         return error_set(err, -r, "%s: its size cannot be read: %s", blk_filename(n), strerror(-r));
-    }
     if (s->device) {
         return size <= now ? 0
                            : error_set(err, ENOTSUP,
@@ -234,9 +222,8 @@ static int file_resize(struct blk_node *n, uint64_t size, enum blk_prealloc prea
                                        blk_filename(n), now, size);
     }
     r = file_set_length(s->fd, blk_filename(n), now, size, prealloc, err);
-    if (r == 0) {
+    if (r == 0)
         atomic_store(&s->end, size);
-    }
     atomic_fetch_add(&s->holes.writes, 1);
     atomic_fetch_add(&s->holes.punches, 1);
     return r;
@@ -319,21 +306,17 @@ static int open_descriptor(struct blk_node *n, const char *filename, bool device
     struct stat st;
     int r;
 
-    if (stat(filename, &st) < 0) {
+    if (stat(filename, &st) < 0)
         return refuse_open(n, filename, errno, err);
-    }
     r = refuse_kind(filename, st.st_mode, device_only, err);
-    if (r < 0) {
+    if (r < 0)
         return r;
-    }
     s->fd = open(filename, flags | (node_direct(n) ? O_DIRECT : 0));
-    if (s->fd < 0 || fstat(s->fd, &st) < 0) {
+    if (s->fd < 0 || fstat(s->fd, &st) < 0)
         return refuse_open(n, filename, errno, err);
-    }
     s->device = S_ISBLK(st.st_mode);
-    if (s->device) {
+    if (s->device)
         node_set_fixed_size(n);
-    }
     s->direct = node_direct(n);
     s->in_memory = !s->device && fstatfs(s->fd, &fs) == 0 && fs.f_type == TMPFS_MAGIC;
     return refuse_kind(filename, st.st_mode, device_only, err);
@@ -345,9 +328,8 @@ static int learn_size_and_limits(struct blk_node *n, const char *filename, struc
     uint64_t size;
     int r = file_length(s->fd, s->device, &size);
 
-    if (r < 0) {
+    if (r < 0)
         return error_set(err, -r, "%s: its size cannot be read: %s", filename, strerror(-r));
-    }
     if (s->direct) {
         r = file_probe_direct(s->fd, s->device, node_limits(n));
         if (r < 0) {
@@ -391,18 +373,14 @@ static int open_any(struct blk_node *n, const struct file_options *o, bool devic
 
     r = open_descriptor(n, o->filename, device_only, err);
     s->shared = (node_open_flags(n) & BLK_OPEN_SHARED) || o->locking == LOCKING_OFF;
-    if (r == 0 && !(node_open_flags(n) & BLK_OPEN_SHARED)) {
+    if (r == 0 && !(node_open_flags(n) & BLK_OPEN_SHARED))
         r = file_lock(s->fd, o->filename, node_writable(n), (enum file_locking)o->locking, err);
-    }
-    if (r == 0) {
+    if (r == 0)
         r = learn_size_and_limits(n, o->filename, err);
-    }
-    if (r == 0) {
+    if (r == 0)
         r = node_set_filename(n, o->filename);
-    }
-    if (r < 0) {
+    if (r < 0)
         release(s);
-    }
     return r;
 }
 
@@ -427,18 +405,15 @@ static void cut_padding(struct blk_node *n)
     struct iovec iov = { .iov_len = align };
 
     if (!s->direct || s->device || !node_writable(n) || is_aligned(size, align) ||
-        file_length(s->fd, false, &length) < 0 || length != align_up(size, align)) {
+        file_length(s->fd, false, &length) < 0 || length != align_up(size, align))
         return;
-    }
     block = aligned_alloc(mem_align, align_up(align, mem_align));
-    if (!block) {
+    if (!block)
         return;
-    }
     iov.iov_base = block;
     if (file_preadv(n, align_down(size, align), &iov, 1, align, 0) == 0 &&
-        is_zero(block + size % align, align - size % align) && ftruncate(s->fd, (off_t)size) < 0) {
+        is_zero(block + size % align, align - size % align) && ftruncate(s->fd, (off_t)size) < 0)
         return; /* the rest stays: the file then is longer by some zeroes */
-    }
 }
 
 static int file_close(struct blk_node *n, struct error **err)

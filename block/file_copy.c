@@ -24,15 +24,12 @@ static int copy(struct file_state *from, uint64_t src_off, struct file_state *to
         ssize_t r =
             copy_file_range(from->fd, &in, to->fd, &out, (size_t)MIN(len - *done, MOST_AT_ONCE), 0);
 
-        if (r < 0 && errno == EINTR) {
+        if (r < 0 && errno == EINTR)
             continue;
-        }
-        if (r < 0) {
+        if (r < 0)
             return means_cannot(errno) ? -ENOTSUP : -errno;
-        }
-        if (r == 0) {
+        if (r == 0)
             return -ENOTSUP; /* the source ends here, or its length is not what it seems */
-        }
         *done += (uint64_t)r;
     }
     return 0;
@@ -45,15 +42,13 @@ int file_copy_range(struct blk_node *src, uint64_t src_off, struct blk_node *dst
     int r;
 
     *done = 0;
-    if (from->device || to->device) {
+    if (from->device || to->device)
         return -ENOTSUP;
-    }
     {
         RDLOCK_SCOPE(&to->size_lock);
         r = copy(from, src_off, to, dst_off, len, done);
-        if (*done) {
+        if (*done)
             file_raise_end(to, dst_off + *done);
-        }
     }
     atomic_fetch_add(&to->holes.writes, 1);
     atomic_fetch_add(&to->holes.punches, 1);

@@ -49,12 +49,10 @@ int file_length(int fd, bool device, uint64_t *out)
 {
     struct stat st;
 
-    if (device) {
+    if (device)
         return ioctl(fd, BLKGETSIZE64, out) < 0 ? -errno : 0;
-    }
-    if (fstat(fd, &st) < 0) {
+    if (fstat(fd, &st) < 0)
         return -errno;
-    }
     *out = (uint64_t)st.st_size;
     return 0;
 }
@@ -66,15 +64,13 @@ static int write_zeroes(int fd, uint64_t from, uint64_t to)
     enum { BLOCK = 1 << 20 };
     _cleanup_free_ void *block = calloc(1, BLOCK);
 
-    if (!block) {
+    if (!block)
         return -ENOMEM;
-    }
     while (from < to) {
         ssize_t r = pwrite(fd, block, (size_t)MIN(to - from, (uint64_t)BLOCK), (off_t)from);
 
-        if (r < 0 && errno != EINTR) {
+        if (r < 0 && errno != EINTR)
             return -errno;
-        }
         from += r > 0 ? (uint64_t)r : 0;
     }
     return fdatasync(fd) < 0 ? -errno : 0;
@@ -86,16 +82,13 @@ static int write_zeroes_cached(int fd, uint64_t from, uint64_t to)
 {
     int flags = fcntl(fd, F_GETFL), r;
 
-    if (flags < 0 || !(flags & O_DIRECT)) {
+    if (flags < 0 || !(flags & O_DIRECT))
         return write_zeroes(fd, from, to);
-    }
-    if (fcntl(fd, F_SETFL, flags & ~O_DIRECT) < 0) {
+    if (fcntl(fd, F_SETFL, flags & ~O_DIRECT) < 0)
         return -errno;
-    }
     r = write_zeroes(fd, from, to);
-    if (fcntl(fd, F_SETFL, flags) < 0 && r == 0) {
+    if (fcntl(fd, F_SETFL, flags) < 0 && r == 0)
         r = -errno;
-    }
     return r;
 }
 
@@ -107,9 +100,8 @@ static int grow_allocated(int fd, uint64_t from, uint64_t to, enum blk_prealloc 
         do {
             r = fallocate(fd, 0, (off_t)from, (off_t)(to - from));
         } while (r < 0 && errno == EINTR);
-        if (r == 0 || (errno != EOPNOTSUPP && errno != ENOSYS)) {
+        if (r == 0 || (errno != EOPNOTSUPP && errno != ENOSYS))
             return r < 0 ? -errno : 0;
-        }
         /* No such call on this file system: written space is set aside, too. */
     }
     return write_zeroes_cached(fd, from, to);
@@ -177,9 +169,8 @@ static int check_device(int fd, const char *filename, uint64_t size, struct erro
     uint64_t length;
     int r = file_length(fd, true, &length);
 
-    if (r < 0) {
+    if (r < 0)
         return error_set(err, -r, "%s: its size cannot be read: %s", filename, strerror(-r));
-    }
     if (size > length) {
         return error_set(err, ENOSPC,
                          "%s: the block device has %" PRIu64 " bytes, %" PRIu64 " are needed",
@@ -194,22 +185,17 @@ static int fill_file(int fd, const char *filename, const struct file_create *o, 
     struct stat st;
     int r;
 
-    if (fstat(fd, &st) < 0) {
+    if (fstat(fd, &st) < 0)
         return error_set(err, errno, "%s: %s", filename, strerror(errno));
-    }
     r = file_lock(fd, filename, true, LOCKING_AUTO, err);
-    if (r < 0) {
+    if (r < 0)
         return r;
-    }
-    if (S_ISBLK(st.st_mode)) {
+    if (S_ISBLK(st.st_mode))
         return check_device(fd, filename, o->size, err);
-    }
-    if (!S_ISREG(st.st_mode)) {
+    if (!S_ISREG(st.st_mode))
         return error_set(err, EINVAL, "%s: is not a file or block device", filename);
-    }
-    if (ftruncate(fd, 0) < 0) {
+    if (ftruncate(fd, 0) < 0)
         return error_set(err, errno, "%s: could not be emptied: %s", filename, strerror(errno));
-    }
     give_hints(fd, o);
     return file_set_length(fd, filename, 0, o->size, (enum blk_prealloc)o->preallocation, err);
 }
@@ -225,12 +211,10 @@ int file_create(const char *filename, const void *options, struct error **err)
         /* Without O_EXCL a link that leads nowhere yet is followed, too. */
         fd = open(filename, flags | O_CREAT, 0644);
     }
-    if (fd < 0) {
+    if (fd < 0)
         return error_set(err, errno, "%s: could not be created: %s", filename, strerror(errno));
-    }
     r = fill_file(fd, filename, options, err);
-    if (r < 0 && is_new) {
+    if (r < 0 && is_new)
         unlink(filename);
-    }
     return r;
 }

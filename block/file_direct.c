@@ -47,22 +47,18 @@ static int try_reads(int fd, struct node_limits *limits)
     _cleanup_free_ unsigned char *buf = aligned_alloc(LARGEST, 2 * LARGEST);
     uint32_t align = 512, mem = 512;
 
-    if (!buf) {
+    if (!buf)
         return -ENOMEM;
-    }
     if (reads(fd, buf + 1, 1)) {
         limits->align = limits->mem_align = LARGEST;
         return 0;
     }
-    while (align < LARGEST && !reads(fd, buf, align)) {
+    while (align < LARGEST && !reads(fd, buf, align))
         align *= 2;
-    }
-    while (mem < LARGEST && !reads(fd, buf + mem, LARGEST)) {
+    while (mem < LARGEST && !reads(fd, buf + mem, LARGEST))
         mem *= 2;
-    }
-    if (!reads(fd, buf, align)) {
+    if (!reads(fd, buf, align))
         return -EINVAL;
-    }
     limits->align = align;
     limits->mem_align = mem;
     return 0;
@@ -72,9 +68,8 @@ int file_probe_direct(int fd, bool device, struct node_limits *limits)
 {
     int block = 0;
 
-    if (ask_kernel(fd, limits)) {
+    if (ask_kernel(fd, limits))
         return 0;
-    }
     if (device && ioctl(fd, BLKSSZGET, &block) == 0 && block > 0 && is_pow2((uint64_t)block)) {
         limits->align = limits->mem_align = (uint32_t)block;
         return 0;

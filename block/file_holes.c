@@ -43,15 +43,12 @@ static void remember(struct hole_cache *cache, const struct hole_run *run)
     LOCK_SCOPE(&cache->lock);
     slot = cache->next;
     /* One that overlaps is older news of the same place. */
-    for (unsigned i = 0; i < HOLE_RUNS; i++) {
-        if (cache->run[i].start < run->end && run->start < cache->run[i].end) {
+    for (unsigned i = 0; i < HOLE_RUNS; i++)
+        if (cache->run[i].start < run->end && run->start < cache->run[i].end)
             slot = i;
-        }
-    }
     cache->run[slot] = *run;
-    if (slot == cache->next) {
+    if (slot == cache->next)
         cache->next = (cache->next + 1) % HOLE_RUNS;
-    }
 }
 
 static off_t seek(int fd, uint64_t off, int whence)
@@ -81,9 +78,8 @@ static bool ask(struct file_state *s, uint64_t off, struct hole_run *run)
         return true;
     }
     hole = seek(s->fd, off, SEEK_HOLE);
-    if (hole < 0 || (uint64_t)hole <= off) {
+    if (hole < 0 || (uint64_t)hole <= off)
         return false; /* cut off in between: to be asked again, not to be believed */
-    }
     *run = (struct hole_run){ off, (uint64_t)hole, true, punches };
     return true;
 }
@@ -95,13 +91,11 @@ int file_extents(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags,
     struct hole_run run = { off, off + len, true, 0 };
 
     if (!s->device && !recall(&s->holes, off, &run)) {
-        if (flags & BLK_NOWAIT) {
+        if (flags & BLK_NOWAIT)
             return -EAGAIN;
-        }
         if (ask(s, off, &run)) {
-            if (run.data || !s->shared) {
+            if (run.data || !s->shared)
                 remember(&s->holes, &run);
-            }
         } else {
             run = (struct hole_run){ off, off + len, true, 0 };
         }

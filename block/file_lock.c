@@ -45,9 +45,8 @@ static bool line_covers(const char *line, long byte)
     long first;
 
     if (strncmp(line, "lock:", 5) != 0 ||
-        sscanf(line, "lock: %*s %*s %*s %*s %*s %*s %ld %23s", &first, last) != 2) {
+        sscanf(line, "lock: %*s %*s %*s %*s %*s %*s %ld %23s", &first, last) != 2)
         return false;
-    }
     return byte >= first && (strcmp(last, "EOF") == 0 || byte <= atol(last));
 }
 
@@ -63,16 +62,13 @@ static bool descriptor_holds(int proc, const char *pid, const char *fd, long byt
     file = openat(proc, path, O_RDONLY | O_CLOEXEC);
     info = file < 0 ? NULL : fdopen(file, "r");
     if (!info) {
-        if (file >= 0) {
+        if (file >= 0)
             close(file);
-        }
         return false;
     }
-    while (getline(&line, &cap, info) > 0) {
-        if (line_covers(line, byte)) {
+    while (getline(&line, &cap, info) > 0)
+        if (line_covers(line, byte))
             return true;
-        }
-    }
     return false;
 }
 
@@ -90,17 +86,15 @@ static bool process_holds(int proc, const char *pid, const struct stat *image, l
     fds = openat(proc, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     dir = fds < 0 ? NULL : fdopendir(fds);
     if (!dir) {
-        if (fds >= 0) {
+        if (fds >= 0)
             close(fds);
-        }
         return false;
     }
     while (!found && (entry = readdir(dir))) {
         struct stat st;
 
-        if (!isdigit((unsigned char)entry->d_name[0]) || (mine && atoi(entry->d_name) == self)) {
+        if (!isdigit((unsigned char)entry->d_name[0]) || (mine && atoi(entry->d_name) == self))
             continue;
-        }
         found = fstatat(dirfd(dir), entry->d_name, &st, 0) == 0 && st.st_ino == image->st_ino &&
                 st.st_dev == image->st_dev && descriptor_holds(proc, pid, entry->d_name, byte);
     }
@@ -130,9 +124,8 @@ static struct holder find_holder(int fd, long byte)
     struct stat image;
     DIR *proc;
 
-    if (fstat(fd, &image) < 0 || !(proc = opendir("/proc"))) {
+    if (fstat(fd, &image) < 0 || !(proc = opendir("/proc")))
         return holder;
-    }
     while (!holder.pid && (entry = readdir(proc))) {
         if (isdigit((unsigned char)entry->d_name[0]) &&
             process_holds(dirfd(proc), entry->d_name, &image, byte, fd)) {
@@ -157,13 +150,12 @@ static int refuse(int fd, const char *filename, bool writer, int what, bool forb
                                    "(force-share=on)";
     char who[160];
 
-    if (holder.pid == (long)getpid()) {
+    if (holder.pid == (long)getpid())
         snprintf(who, sizeof(who), "this program itself");
-    } else if (holder.pid) {
+    else if (holder.pid)
         snprintf(who, sizeof(who), "%s (process %ld)", holder.command, holder.pid);
-    } else {
+    else
         snprintf(who, sizeof(who), "another program");
-    }
     return error_set(err, EBUSY, "%s: is locked against %s: %s %s; %s", filename,
                      writer ? "writing" : "reading", who, does, way_out);
 }
@@ -174,11 +166,9 @@ static int lock_byte(int fd, long byte)
 {
     struct flock lock = { .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1 };
 
-    while (fcntl(fd, F_OFD_SETLK, &lock) < 0) {
-        if (errno != EINTR) {
+    while (fcntl(fd, F_OFD_SETLK, &lock) < 0)
+        if (errno != EINTR)
             return -errno;
-        }
-    }
     return 0;
 }
 
@@ -187,11 +177,9 @@ static int is_held(int fd, long byte)
 {
     struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1 };
 
-    while (fcntl(fd, F_OFD_GETLK, &lock) < 0) {
-        if (errno != EINTR) {
+    while (fcntl(fd, F_OFD_GETLK, &lock) < 0)
+        if (errno != EINTR)
             return -errno;
-        }
-    }
     return lock.l_type != F_UNLCK;
 }
 
@@ -204,12 +192,10 @@ static int lock_own(int fd, const int *does, size_t count)
 {
     int r = 0;
 
-    for (size_t i = 0; r == 0 && i < count; i++) {
+    for (size_t i = 0; r == 0 && i < count; i++)
         r = lock_byte(fd, DOES + does[i]);
-    }
-    for (size_t i = 0; r == 0 && i < ARRAY_SIZE(forbidden); i++) {
+    for (size_t i = 0; r == 0 && i < ARRAY_SIZE(forbidden); i++)
         r = lock_byte(fd, FORBIDS + forbidden[i]);
-    }
     return r;
 }
 
@@ -219,24 +205,20 @@ int file_lock(int fd, const char *filename, bool writer, enum file_locking mode,
     size_t count = writer ? ARRAY_SIZE(writer_does) : ARRAY_SIZE(reader_does);
     int r;
 
-    if (mode == LOCKING_OFF) {
+    if (mode == LOCKING_OFF)
         return 0;
-    }
     r = lock_own(fd, does, count);
-    if (cannot_lock(r) && mode == LOCKING_AUTO) {
+    if (cannot_lock(r) && mode == LOCKING_AUTO)
         return 0;
-    }
     for (size_t i = 0; r == 0 && i < ARRAY_SIZE(forbidden); i++) {
         r = is_held(fd, DOES + forbidden[i]);
-        if (r > 0) {
+        if (r > 0)
             return refuse(fd, filename, writer, forbidden[i], false, err);
-        }
     }
     for (size_t i = 0; r == 0 && i < count; i++) {
         r = is_held(fd, FORBIDS + does[i]);
-        if (r > 0) {
+        if (r > 0)
             return refuse(fd, filename, writer, does[i], true, err);
-        }
     }
     if (r < 0) {
         return error_set(err, -r, "%s: could not be locked (locking=off does without): %s",

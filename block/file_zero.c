@@ -23,9 +23,8 @@ static bool is_refusal(int code)
 /* 0, a negative errno, or -ENOTSUP which is noted in *learned. */
 static int settle(int r, _Atomic bool *learned)
 {
-    if (r == 0) {
+    if (r == 0)
         return 0;
-    }
     if (is_refusal(errno)) {
         atomic_store(learned, true);
         return -ENOTSUP;
@@ -39,9 +38,8 @@ static int allocate(struct file_state *s, int mode, uint64_t off, uint64_t len,
 {
     int r;
 
-    if (atomic_load_explicit(learned, memory_order_relaxed)) {
+    if (atomic_load_explicit(learned, memory_order_relaxed))
         return -ENOTSUP;
-    }
     do {
         r = fallocate(s->fd, mode, (off_t)off, (off_t)len);
     } while (r < 0 && errno == EINTR);
@@ -58,9 +56,8 @@ static int device_ioctl(struct file_state *s, unsigned long what, uint64_t off, 
 {
     uint64_t range[2] = { off, len };
 
-    if (atomic_load_explicit(learned, memory_order_relaxed)) {
+    if (atomic_load_explicit(learned, memory_order_relaxed))
         return -ENOTSUP;
-    }
     return settle(ioctl(s->fd, what, range), learned);
 }
 
@@ -69,15 +66,12 @@ static int zero_within(struct file_state *s, uint64_t off, uint64_t len, unsigne
 {
     int r = -ENOTSUP;
 
-    if (flags & BLK_MAY_UNMAP) {
+    if (flags & BLK_MAY_UNMAP)
         r = punch(s, off, len);
-    }
-    if (r == -ENOTSUP) {
+    if (r == -ENOTSUP)
         r = allocate(s, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, off, len, &s->no_zero_range);
-    }
-    if (r == -ENOTSUP && s->device && !(flags & BLK_NO_FALLBACK)) {
+    if (r == -ENOTSUP && s->device && !(flags & BLK_NO_FALLBACK))
         r = device_ioctl(s, BLKZEROOUT, off, len, &s->no_zeroout);
-    }
     return r;
 }
 
@@ -89,18 +83,14 @@ static int zero_growing(struct file_state *s, uint64_t off, uint64_t len, unsign
     int r = 0;
 
     WRLOCK_SCOPE(&s->size_lock);
-    if (fstat(s->fd, &st) < 0) {
+    if (fstat(s->fd, &st) < 0)
         return -errno;
-    }
-    if (off < (uint64_t)st.st_size) {
+    if (off < (uint64_t)st.st_size)
         r = zero_within(s, off, MIN(end, (uint64_t)st.st_size) - off, flags);
-    }
-    if (r == 0 && end > (uint64_t)st.st_size && ftruncate(s->fd, (off_t)end) < 0) {
+    if (r == 0 && end > (uint64_t)st.st_size && ftruncate(s->fd, (off_t)end) < 0)
         r = -errno;
-    }
-    if (r == 0) {
+    if (r == 0)
         file_raise_end(s, end);
-    }
     return r;
 }
 
@@ -109,16 +99,14 @@ int file_zero(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags)
     struct file_state *s = node_state(n);
     int r;
 
-    if (s->device || off + len <= atomic_load(&s->end)) {
+    if (s->device || off + len <= atomic_load(&s->end))
         r = zero_within(s, off, len, flags);
-    } else {
+    else
         r = zero_growing(s, off, len, flags);
-    }
     atomic_fetch_add(&s->holes.punches, 1);
     atomic_fetch_add(&s->holes.writes, 1); /* ZERO_RANGE fills a hole with unwritten space */
-    if (r == 0 && (flags & BLK_FUA) && !node_no_flush(n)) {
+    if (r == 0 && (flags & BLK_FUA) && !node_no_flush(n))
         r = file_sync(n);
-    }
     return r;
 }
 
@@ -127,11 +115,10 @@ int file_discard(struct blk_node *n, uint64_t off, uint64_t len)
     struct file_state *s = node_state(n);
     int r;
 
-    if (s->device) {
+    if (s->device)
         r = device_ioctl(s, BLKDISCARD, off, len, &s->no_discard);
-    } else {
+    else
         r = punch(s, off, len);
-    }
     atomic_fetch_add(&s->holes.punches, 1);
     return r;
 }

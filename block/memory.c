@@ -71,14 +71,12 @@ static uint8_t **slot_of(struct memory_state *s, uint64_t chunk, bool make)
     if (!table && make) {
         chunk_table *fresh = calloc(1, sizeof(*fresh));
 
-        if (!fresh) {
+        if (!fresh)
             return NULL;
-        }
-        if (atomic_compare_exchange_strong(at, &table, fresh)) {
+        if (atomic_compare_exchange_strong(at, &table, fresh))
             table = fresh;
-        } else {
+        else
             free(fresh); /* another thread was first; its table is in `table` now */
-        }
     }
     return table ? &(*table)[chunk % SECOND] : NULL;
 }
@@ -134,11 +132,10 @@ static void read_part(struct memory_state *s, const struct part *p, struct iov_c
     RDLOCK_SCOPE(lock_of(s, p->chunk));
     uint8_t **slot = slot_of(s, p->chunk, false);
 
-    if (slot && *slot) {
+    if (slot && *slot)
         iov_write(to, *slot + p->at, p->len);
-    } else {
+    else
         iov_fill(to, 0, p->len);
-    }
 }
 
 static int write_part(struct memory_state *s, const struct part *p, struct iov_cursor *from)
@@ -147,9 +144,8 @@ static int write_part(struct memory_state *s, const struct part *p, struct iov_c
     uint8_t **slot = slot_of(s, p->chunk, true);
     int r = !slot ? -ENOMEM : *slot ? 0 : make_chunk(s, slot);
 
-    if (r == 0) {
+    if (r == 0)
         iov_read(from, *slot + p->at, p->len);
-    }
     return r;
 }
 
@@ -158,14 +154,12 @@ static void zero_part(struct memory_state *s, const struct part *p)
     WRLOCK_SCOPE(lock_of(s, p->chunk));
     uint8_t **slot = slot_of(s, p->chunk, false);
 
-    if (!slot || !*slot) {
+    if (!slot || !*slot)
         return;
-    }
-    if (p->len == CHUNK) {
+    if (p->len == CHUNK)
         drop_chunk(s, slot);
-    } else {
+    else
         memset(*slot + p->at, 0, p->len);
-    }
 }
 
 static int memory_preadv(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt,
@@ -228,9 +222,8 @@ static void zero_range(struct memory_state *s, uint64_t off, uint64_t len)
 static int memory_zero(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags)
 {
     (void)flags;
-    if (off + len > MOST) {
+    if (off + len > MOST)
         return -EFBIG;
-    }
     zero_range(node_state(n), off, len);
     return 0;
 }
@@ -265,9 +258,8 @@ static int memory_extents(struct blk_node *n, uint64_t off, uint64_t len, unsign
     (void)flags;
     /* As far as it is of one kind, a second-level table at most. */
     while (end < off + len && end < MOST && end - off < (uint64_t)SECOND * CHUNK &&
-           has_chunk(s, end / CHUNK) == data) {
+           has_chunk(s, end / CHUNK) == data)
         end += CHUNK;
-    }
     out->length = MIN(len, end - off);
     out->flags = BLK_EXT_ALLOCATED | BLK_EXT_HOST | (data ? BLK_EXT_DATA : BLK_EXT_ZERO);
     out->host = n;
@@ -285,9 +277,8 @@ static int memory_resize(struct blk_node *n, uint64_t size, enum blk_prealloc pr
         return error_set(err, EFBIG, "a memory disk has at most %" PRIu64 " bytes, not %" PRIu64,
                          MOST, size);
     }
-    if (size < blk_size(n)) {
+    if (size < blk_size(n))
         zero_range(node_state(n), size, blk_size(n) - size);
-    }
     return 0;
 }
 
@@ -304,13 +295,11 @@ static int memory_open(struct blk_node *n, const void *options, struct error **e
     struct memory_state *s = node_state(n);
 
     s->top = calloc(TOP, sizeof(*s->top));
-    if (!s->top) {
+    if (!s->top)
         return error_set(err, ENOMEM, "out of memory");
-    }
     s->limit = o->limit / CHUNK;
-    for (unsigned i = 0; i < LOCKS; i++) {
+    for (unsigned i = 0; i < LOCKS; i++)
         pthread_rwlock_init(&s->lock[i], NULL);
-    }
     node_set_size(n, o->size);
     node_set_filename(n, "memory");
     return 0;
@@ -324,15 +313,13 @@ static int memory_close(struct blk_node *n, struct error **err)
     for (unsigned i = 0; i < TOP; i++) {
         chunk_table *table = atomic_load(&s->top[i]);
 
-        for (unsigned j = 0; table && j < SECOND; j++) {
+        for (unsigned j = 0; table && j < SECOND; j++)
             free((*table)[j]);
-        }
         free(table);
     }
     free(s->top);
-    for (unsigned i = 0; i < LOCKS; i++) {
+    for (unsigned i = 0; i < LOCKS; i++)
         pthread_rwlock_destroy(&s->lock[i]);
-    }
     return 0;
 }
 

@@ -75,9 +75,8 @@ static int null_preadv(struct blk_node *n, uint64_t off, const struct iovec *iov
     const struct null_state *s = node_state(n);
 
     (void)off;
-    if ((flags & BLK_NOWAIT) && waits(s)) {
+    if ((flags & BLK_NOWAIT) && waits(s))
         return -EAGAIN;
-    }
     if (s->read_zeroes) {
         struct iov_cursor at = iov_begin(iov, iovcnt);
 
@@ -93,9 +92,8 @@ static int null_pwritev(struct blk_node *n, uint64_t off, const struct iovec *io
     (void)iov;
     (void)iovcnt;
     (void)len;
-    if ((flags & BLK_NOWAIT) && waits(node_state(n))) {
+    if ((flags & BLK_NOWAIT) && waits(node_state(n)))
         return -EAGAIN;
-    }
     return wait_latency(n);
 }
 

@@ -97,9 +97,8 @@ static double now_of(const struct throttle_state *s)
 
 static double cost_of(const struct throttle_state *s, enum unit unit, uint64_t len)
 {
-    if (unit == BYTES) {
+    if (unit == BYTES)
         return (double)len;
-    }
     return s->iops_size ? (double)div_round_up(len, s->iops_size) : 1;
 }
 
@@ -129,12 +128,10 @@ static double book(struct throttle_state *s, enum direction direction, uint64_t 
             }
         }
     }
-    if (nowait && wait > 0) {
+    if (nowait && wait > 0)
         return -1;
-    }
-    for (unsigned i = 0; i < count; i++) {
+    for (unsigned i = 0; i < count; i++)
         of[i]->free_at = MAX(of[i]->free_at, now) + cost[i];
-    }
     return wait;
 }
 
@@ -145,9 +142,8 @@ static int pass(struct blk_node *n, enum direction direction, uint64_t len, unsi
     double wait = book(s, direction, len, flags & BLK_NOWAIT);
     struct timespec left;
 
-    if (wait < 0) {
+    if (wait < 0)
         return -EAGAIN;
-    }
     left.tv_sec = (time_t)(wait / (double)SECOND);
     left.tv_nsec = (long)(wait - (double)left.tv_sec * (double)SECOND);
     while (wait > 0 && nanosleep(&left, &left) < 0 && errno == EINTR) {
@@ -220,9 +216,8 @@ static int check_limit(const struct limit *limit, struct error **err)
                          "is less than %llu",
                          (unsigned long long)limit->burst, (unsigned long long)limit->rate);
     }
-    if (limit->burst && !limit->rate) {
+    if (limit->burst && !limit->rate)
         return error_set(err, EINVAL, "a burst limit (...-max) is given without the limit itself");
-    }
     return 0;
 }
 
@@ -237,9 +232,8 @@ static int throttle_open(struct blk_node *n, const void *options, struct error *
             struct queue *queue = s->queue[unit][direction];
             int r = check_limit(limit, err);
 
-            if (r < 0) {
+            if (r < 0)
                 return r;
-            }
             set_queue(&queue[0], limit->rate,
                       limit->burst
                           ? (double)limit->burst * (double)limit->burst_length / (double)limit->rate
@@ -251,9 +245,8 @@ static int throttle_open(struct blk_node *n, const void *options, struct error *
     clock_gettime(CLOCK_MONOTONIC, &s->start);
     pthread_mutex_init(&s->lock, NULL);
     node_set_size(n, blk_size(file_of(n)));
-    if (!node_grows(file_of(n))) {
+    if (!node_grows(file_of(n)))
         node_set_fixed_size(n);
-    }
     return 0;
 }
 

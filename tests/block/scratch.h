@@ -38,9 +38,8 @@ static inline struct blk_node *try_open(const char *name, const struct blk_open_
 {
     struct blk_node *node = NULL;
 
-    if (blk_open(name, args, &node, err) < 0) {
+    if (blk_open(name, args, &node, err) < 0)
         assert_null(node);
-    }
     return node;
 }
 
@@ -50,9 +49,8 @@ static inline struct blk_node *must_open_args(const char *name, const struct blk
     _cleanup_error_ struct error *err = NULL;
     struct blk_node *node = try_open(name, args, &err);
 
-    if (!node) {
+    if (!node)
         fail_msg("%s: %s", name, error_text(err));
-    }
     return node;
 }
 

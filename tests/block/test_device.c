@@ -19,12 +19,10 @@ static int setup(void **state)
              "truncate -s %d %s && PATH=$PATH:/sbin:/usr/sbin losetup -f --show %s 2>/dev/null",
              SIZE, backing, backing);
     out = popen(command, "r");
-    if (out && fgets(device, sizeof(device), out)) {
+    if (out && fgets(device, sizeof(device), out))
         device[strcspn(device, "\n")] = '\0';
-    }
-    if (out) {
+    if (out)
         pclose(out);
-    }
     return 0;
 }
 

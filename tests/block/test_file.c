@@ -55,9 +55,8 @@ static void thousands_of_pieces(void **state)
         iov[i] = (struct iovec){ out + 3 * i, 3 };
     }
     assert_int_equal(blk_writev(n, 5, iov, PIECES, 0), 0);
-    for (int i = 0; i < PIECES; i++) {
+    for (int i = 0; i < PIECES; i++)
         iov[i].iov_base = in + 3 * i;
-    }
     assert_int_equal(blk_readv(n, 5, iov, PIECES, 0), 0);
     assert_memory_equal(in, out, sizeof(in));
     must_close(n);
@@ -118,9 +117,8 @@ static void direct_takes_any_alignment(void **state)
     struct blk_node *n = open_direct(*state);
     unsigned char *memory, shadow[20000] = { 0 };
 
-    if (!n) {
+    if (!n)
         skip();
-    }
     memory = malloc(sizeof(shadow) + 1);
     assert_non_null(memory);
     srand(2);
@@ -147,9 +145,8 @@ static void direct_leaves_no_padding_at_the_end(void **state)
 {
     struct blk_node *n = open_direct(*state);
 
-    if (!n) {
+    if (!n)
         skip();
-    }
     write_bytes(n, 0, 5000, 1);
     assert_int_equal(blk_size(n), 5000);
     must_close(n);
@@ -167,9 +164,8 @@ static void direct_files_grow_to_any_length(void **state)
 {
     struct blk_node *n = open_direct(*state);
 
-    if (!n) {
+    if (!n)
         skip();
-    }
     assert_int_equal(blk_resize(n, 5001, BLK_PREALLOC_FULL, NULL), 0);
     assert_int_equal(blk_resize(n, 1000001, BLK_PREALLOC_FULL, NULL), 0);
     write_bytes(n, 4000, 10, 1);
@@ -183,9 +179,8 @@ static void direct_never_answers_nowait(void **state)
     struct blk_node *n = open_direct(*state);
     char buf[512];
 
-    if (!n) {
+    if (!n)
         skip();
-    }
     assert_int_equal(blk_read(n, 0, buf, sizeof(buf), BLK_NOWAIT), -EAGAIN);
     must_close(n);
 }
@@ -390,13 +385,11 @@ static void assert_no_open(const char *name, int code, const char *words)
     _cleanup_error_ struct error *err = NULL;
     struct blk_open_args args = { .format = "file" };
 
-    if (try_open(name, &args, &err)) {
+    if (try_open(name, &args, &err))
         fail_msg("%s was opened", name);
-    }
     assert_int_equal(error_code(err), code);
-    if (!strstr(error_text(err), words) || !strstr(error_text(err), name)) {
+    if (!strstr(error_text(err), words) || !strstr(error_text(err), name))
         fail_msg("'%s' lacks '%s' or the name", error_text(err), words);
-    }
 }
 
 static void what_is_no_image_is_refused(void **state)

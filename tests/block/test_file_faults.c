@@ -99,9 +99,8 @@ ssize_t pread(int fd, void *buf, size_t len, off_t off)
         errno = EINVAL;
         return -1;
     }
-    if (fault.align == 1) {
+    if (fault.align == 1)
         return 0; /* an empty file on a file system that copies */
-    }
     return syscall(SYS_pread64, fd, buf, len, off);
 }
 
@@ -186,13 +185,11 @@ static void round_trip(const char *name)
     unsigned char out[600], in[600];
     struct iovec iov[3] = { { out, 100 }, { out + 100, 1 }, { out + 101, 499 } };
 
-    for (int i = 0; i < 600; i++) {
+    for (int i = 0; i < 600; i++)
         out[i] = (unsigned char)(i * 7);
-    }
     assert_int_equal(blk_writev(n, 33, iov, 3, 0), 0);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 3; i++)
         iov[i].iov_base = in + ((unsigned char *)iov[i].iov_base - out);
-    }
     assert_int_equal(blk_readv(n, 33, iov, 3, 0), 0);
     assert_memory_equal(in, out, 600);
     assert_bytes(n, 633, 10, 0);
@@ -250,9 +247,8 @@ static void durable_writes_without_the_flag(void **state)
     struct blk_node *n = must_open(*state, "file", RW);
 
     fault.refuse_flags = RWF_DSYNC;
-    for (int i = 0; i < 5; i++) {
+    for (int i = 0; i < 5; i++)
         assert_int_equal(blk_write(n, 0, "x", 1, BLK_FUA), 0);
-    }
     assert_int_equal(fault.syncs, 5);
     assert_int_equal(fault.writes, 6); /* refused once, then known */
     must_close(n);
@@ -297,9 +293,8 @@ static void zeroes_without_fallocate_are_written(void **state)
     fault.no_fallocate = EOPNOTSUPP;
     assert_int_equal(blk_zero(n, 100, 50000, BLK_MAY_UNMAP | BLK_NO_FALLBACK), -ENOTSUP);
     assert_bytes(n, 0, 100000, 1);
-    for (int i = 0; i < 10; i++) {
+    for (int i = 0; i < 10; i++)
         assert_int_equal(blk_zero(n, 100, 50000, BLK_MAY_UNMAP), 0);
-    }
     assert_int_equal(fault.fallocates, 2); /* punching and zeroing, once each */
     assert_bytes(n, 0, 100, 1);
     assert_bytes(n, 100, 50000, 0);
@@ -372,9 +367,8 @@ static uint32_t probed_align(const char *name, size_t align, size_t mem_align)
     fault.align = align;
     fault.mem_align = mem_align;
     n = try_open(name, &args, NULL);
-    if (!n) {
+    if (!n)
         return 0;
-    }
     blk_get_limits(n, &limits);
     write_bytes(n, 10, 5000, 1);
     assert_bytes(n, 10, 5000, 1);
@@ -393,9 +387,8 @@ static bool direct_works(const char *name)
 
 static void trial_reads_tell_the_alignment(void **state)
 {
-    if (!direct_works(*state)) {
+    if (!direct_works(*state))
         skip();
-    }
     assert_int_equal(probed_align(*state, 512, 512), 512);
     assert_int_equal(probed_align(*state, 4096, 512), 4096);
     assert_int_equal(probed_align(*state, 2048, 4096), 2048);

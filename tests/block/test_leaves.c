@@ -11,12 +11,10 @@ static void assert_opts_refused(const char *opts, const char *words)
     _cleanup_error_ struct error *err = NULL;
     struct blk_open_args args = { .image_opts = true, .flags = RW };
 
-    if (try_open(opts, &args, &err)) {
+    if (try_open(opts, &args, &err))
         fail_msg("%s was opened", opts);
-    }
-    if (!strstr(error_text(err), words)) {
+    if (!strstr(error_text(err), words))
         fail_msg("'%s' lacks '%s'", error_text(err), words);
-    }
 }
 
 /* ---- null ----------------------------------------------------------------------------------- */
@@ -174,9 +172,8 @@ static void throttle_holds_a_stream_back(void **state)
 
     (void)state;
     /* 100 KiB come at once, the other 200 take their time. */
-    for (int i = 0; i < 30; i++) {
+    for (int i = 0; i < 30; i++)
         write_bytes(n, 0, 10240, 1);
-    }
     assert_true(seconds() - start > 0.12);
     assert_true(seconds() - start < 2);
     must_close(n);
@@ -191,9 +188,8 @@ static void throttle_lets_a_burst_through(void **state)
     double start = seconds();
 
     (void)state;
-    for (int i = 0; i < 1000; i++) {
+    for (int i = 0; i < 1000; i++)
         write_bytes(n, 0, 1, 1);
-    }
     assert_true(seconds() - start < 2);
     must_close(n);
 }
@@ -215,9 +211,8 @@ static void throttle_counts_reads_and_writes_apart(void **state)
     double start = seconds();
 
     (void)state;
-    for (int i = 0; i < 100; i++) {
+    for (int i = 0; i < 100; i++)
         write_bytes(n, 0, 1, 1);
-    }
     assert_true(seconds() - start < 1);
     must_close(n);
 }

@@ -12,9 +12,8 @@ static bool have_qemu(void)
 {
     bool have = system("command -v qemu-io qemu-img >/dev/null") == 0;
 
-    if (!have && getenv("CI")) {
+    if (!have && getenv("CI"))
         fail_msg("qemu-io is missing");
-    }
     return have;
 }
 
@@ -41,9 +40,8 @@ static bool is_locked(const char *name)
     assert_non_null(locks);
     assert_int_equal(stat(name, &st), 0);
     snprintf(inode, sizeof(inode), ":%lu ", (unsigned long)st.st_ino);
-    while (!found && fgets(line, sizeof(line), locks)) {
+    while (!found && fgets(line, sizeof(line), locks))
         found = strstr(line, inode);
-    }
     fclose(locks);
     return found;
 }
@@ -86,9 +84,8 @@ static void a_writing_qemu_keeps_us_out(void **state)
 {
     FILE *qemu;
 
-    if (!have_qemu()) {
+    if (!have_qemu())
         skip();
-    }
     qemu = qemu_holds("-f raw", *state);
     assert_false(we_open(*state, "raw", RW));
     assert_false(we_open(*state, "raw", 0));
@@ -103,9 +100,8 @@ static void the_sentence_names_who_and_the_way_out(void **state)
     struct blk_open_args args = { .format = "raw" };
     FILE *qemu;
 
-    if (!have_qemu()) {
+    if (!have_qemu())
         skip();
-    }
     qemu = qemu_holds("-f raw", *state);
     assert_null(try_open(*state, &args, &err));
     assert_int_equal(error_code(err), EBUSY);
@@ -119,9 +115,8 @@ static void a_reading_qemu_lets_us_read(void **state)
 {
     FILE *qemu;
 
-    if (!have_qemu()) {
+    if (!have_qemu())
         skip();
-    }
     qemu = qemu_holds("-r -f raw", *state);
     assert_true(we_open(*state, "raw", 0));
     pclose(qemu);
@@ -133,9 +128,8 @@ static void a_format_reading_qemu_keeps_writers_out(void **state)
     char command[500];
     FILE *qemu;
 
-    if (!have_qemu()) {
+    if (!have_qemu())
         skip();
-    }
     snprintf(command, sizeof(command), "qemu-img create -q -f qcow2 %s 1M", (char *)*state);
     assert_int_equal(system(command), 0);
     qemu = qemu_holds("-r -f qcow2", *state);
@@ -148,9 +142,8 @@ static void we_keep_qemu_out_while_writing(void **state)
 {
     struct blk_node *n;
 
-    if (!have_qemu()) {
+    if (!have_qemu())
         skip();
-    }
     n = must_open(*state, "raw", RW);
     assert_false(qemu_opens("-f raw", *state));
     assert_true(qemu_opens("-r -U -f raw", *state));
@@ -162,9 +155,8 @@ static void we_keep_qemu_from_writing_while_reading(void **state)
 {
     struct blk_node *n;
 
-    if (!have_qemu()) {
+    if (!have_qemu())
         skip();
-    }
     n = must_open(*state, "raw", 0);
     assert_false(qemu_opens("-f raw", *state));
     assert_true(qemu_opens("-r -f raw", *state));

@@ -41,9 +41,8 @@ static const struct opt_def table[] = {
 
 static void must(bool condition)
 {
-    if (!condition) {
+    if (!condition)
         abort();
-    }
 }
 
 /* An object that came out of a parser goes through the JSON parser unchanged. */
@@ -78,9 +77,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     _cleanup_json_ json_t *object = NULL;
     uint64_t bytes;
 
-    if (!text) {
+    if (!text)
         return 0;
-    }
     switch (data[0] % 4) {
     case 0:
         object = opts_parse_keyval(text, NULL, &err);

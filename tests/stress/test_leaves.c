@@ -32,33 +32,28 @@ static void step(struct worker *w, unsigned *seed)
     case 0:
     case 1:
         memset(shadow, rand_r(seed), len);
-        if (blk_write(w->node, off, shadow, len, 0) < 0) {
+        if (blk_write(w->node, off, shadow, len, 0) < 0)
             w->trouble = "write failed";
-        }
         break;
     case 2:
         memset(shadow, 0, len);
-        if (blk_zero(w->node, off, len, BLK_MAY_UNMAP) < 0) {
+        if (blk_zero(w->node, off, len, BLK_MAY_UNMAP) < 0)
             w->trouble = "zero failed";
-        }
         break;
     case 3:
         if (blk_extents(w->node, off, len, 0, &extent) < 0) {
             w->trouble = "extents failed";
         } else if (extent.flags & BLK_EXT_ZERO) {
-            for (uint64_t i = 0; i < extent.length; i++) {
-                if (shadow[i]) {
+            for (uint64_t i = 0; i < extent.length; i++)
+                if (shadow[i])
                     w->trouble = "data is called a hole";
-                }
-            }
         }
         break;
     default:
-        if (blk_read(w->node, off, buf, len, 0) < 0) {
+        if (blk_read(w->node, off, buf, len, 0) < 0)
             w->trouble = "read failed";
-        } else if (memcmp(buf, shadow, len) != 0) {
+        else if (memcmp(buf, shadow, len) != 0)
             w->trouble = "content differs";
-        }
     }
 }
 
@@ -67,9 +62,8 @@ static void *work(void *arg)
     struct worker *w = arg;
     unsigned seed = w->id;
 
-    for (int i = 0; i < ROUNDS && !w->trouble; i++) {
+    for (int i = 0; i < ROUNDS && !w->trouble; i++)
         step(w, &seed);
-    }
     return NULL;
 }
 
@@ -84,15 +78,13 @@ static void run(struct blk_node *node)
         w[i].id = i;
         assert_int_equal(pthread_create(&thread[i], NULL, work, &w[i]), 0);
     }
-    for (unsigned i = 0; i < THREADS; i++) {
+    for (unsigned i = 0; i < THREADS; i++)
         pthread_join(thread[i], NULL);
-    }
     for (unsigned i = 0; i < THREADS; i++) {
         static unsigned char buf[SLOT];
 
-        if (w[i].trouble) {
+        if (w[i].trouble)
             fail_msg("thread %u: %s", i, w[i].trouble);
-        }
         for (unsigned slot = 0; slot < SLOTS; slot++) {
             assert_int_equal(blk_read(node, place(&w[i], slot), buf, SLOT, 0), 0);
             assert_memory_equal(buf, w[i].shadow[slot], SLOT);

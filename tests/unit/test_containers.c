@@ -12,15 +12,13 @@ static void vector_grows_inserts_removes(void **state)
     VECTOR(int) v = VECTOR_INIT;
 
     (void)state;
-    for (int i = 0; i < 1000; i++) {
+    for (int i = 0; i < 1000; i++)
         assert_int_equal(vector_push(&v, i), 0);
-    }
     assert_int_equal(vector_insert(&v, 0, -1), 0);
     assert_int_equal(vector_insert(&v, v.len, 1000), 0);
     assert_int_equal(v.len, 1002);
-    for (size_t i = 0; i < v.len; i++) {
+    for (size_t i = 0; i < v.len; i++)
         assert_int_equal(v.at[i], (int)i - 1);
-    }
     vector_remove(&v, 1);
     assert_int_equal(v.at[0], -1);
     assert_int_equal(v.at[1], 1);
@@ -63,19 +61,16 @@ static void bitmap_agrees_with_bytes(void **state)
         unsigned at = (unsigned)rand() % BITS;
         unsigned next_set = at, next_clear = at;
 
-        while (next_set < BITS && !shadow[next_set]) {
+        while (next_set < BITS && !shadow[next_set])
             next_set++;
-        }
-        while (next_clear < BITS && shadow[next_clear]) {
+        while (next_clear < BITS && shadow[next_clear])
             next_clear++;
-        }
         assert_int_equal(bitmap_next_set(&map, at), next_set);
         assert_int_equal(bitmap_next_clear(&map, at), next_clear);
         assert_int_equal(bitmap_test(&map, at), shadow[at]);
     }
-    for (int i = 0; i < BITS; i++) {
+    for (int i = 0; i < BITS; i++)
         count += shadow[i];
-    }
     assert_int_equal(bitmap_count(&map), count);
     assert_int_equal(bitmap_next_set(&map, BITS + 10), BITS);
     bitmap_free(&map);
@@ -105,9 +100,8 @@ static void strbuf_appends(void **state)
 
     (void)state;
     assert_string_equal(strbuf_text(&buf), "");
-    for (int i = 0; i < 100; i++) {
+    for (int i = 0; i < 100; i++)
         strbuf_addf(&buf, "%d,", i);
-    }
     strbuf_add(&buf, "end");
     strbuf_addc(&buf, '.');
     strbuf_addn(&buf, "xyz", 2);

@@ -16,9 +16,8 @@ static void one_byte_anywhere_is_seen(void **state)
             assert_true(is_zero(p + shift, len));
             for (size_t i = 0; i < len; i++) {
                 p[shift + i] = 1;
-                if (is_zero(p + shift, len)) {
+                if (is_zero(p + shift, len))
                     fail_msg("byte %zu of %zu was overlooked", i, len);
-                }
                 p[shift + i] = 0;
             }
             free(p);

@@ -48,14 +48,12 @@ static int take(const char *keyval, struct sample *out, struct error **err)
     _cleanup_json_ json_t *object = opts_parse_keyval(keyval, NULL, err);
     int r;
 
-    if (!object) {
+    if (!object)
         return -error_code(*err);
-    }
     *out = (struct sample){ 0 };
     r = opts_take(table, object, out, err);
-    if (r == 0) {
+    if (r == 0)
         r = opts_refuse_rest(table, object, "driver sample", err);
-    }
     return r;
 }
 
@@ -64,12 +62,10 @@ static void assert_refused(const char *keyval, const char *words)
     _cleanup_error_ struct error *err = NULL;
     struct sample s;
 
-    if (take(keyval, &s, &err) == 0) {
+    if (take(keyval, &s, &err) == 0)
         fail_msg("'%s' was accepted", keyval);
-    }
-    if (!strstr(error_text(err), words)) {
+    if (!strstr(error_text(err), words))
         fail_msg("'%s': the sentence '%s' lacks '%s'", keyval, error_text(err), words);
-    }
 }
 
 static void defaults_apply(void **state)
@@ -156,9 +152,8 @@ static void json_of_the_wrong_kind_is_refused(void **state)
 
         assert_non_null(object);
         assert_int_equal(opts_take(table, object, &s, &err), -EINVAL);
-        if (!strstr(error_text(err), bad[i][1])) {
+        if (!strstr(error_text(err), bad[i][1]))
             fail_msg("'%s' lacks '%s'", error_text(err), bad[i][1]);
-        }
     }
 }
 
@@ -233,9 +228,8 @@ static void keyval_refuses(void **state)
     for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
         _cleanup_error_ struct error *err = NULL;
 
-        if (opts_parse_keyval(bad[i], NULL, &err)) {
+        if (opts_parse_keyval(bad[i], NULL, &err))
             fail_msg("'%s' was accepted", bad[i]);
-        }
         assert_non_null(err);
     }
 }
@@ -245,9 +239,8 @@ static void deep_nesting_is_refused(void **state)
     char text[2 * 2000 + 3];
 
     (void)state;
-    for (size_t i = 0; i < 2000; i++) {
+    for (size_t i = 0; i < 2000; i++)
         memcpy(text + 2 * i, "a.", 2);
-    }
     memcpy(text + 4000, "=1", 3);
     assert_null(opts_parse_keyval(text, NULL, NULL));
     memcpy(text + 80, "b=1", 4);
@@ -285,9 +278,8 @@ static void json_refuses(void **state)
     for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
         _cleanup_error_ struct error *err = NULL;
 
-        if (opts_parse_json(bad[i], &err)) {
+        if (opts_parse_json(bad[i], &err))
             fail_msg("'%s' was accepted", bad[i]);
-        }
         assert_non_null(err);
     }
 }
@@ -322,9 +314,8 @@ static void sizes_parse(void **state)
         assert_int_equal(opts_parse_size(good[i].text, &value, NULL), 0);
         if (value != good[i].value) {
             /* Eighteen digits decide; the last bits of an exabyte are not among them. */
-            if (good[i].value - value > 2) {
+            if (good[i].value - value > 2)
                 fail_msg("'%s' gave %llu", good[i].text, (unsigned long long)value);
-            }
         }
     }
 }
@@ -339,16 +330,12 @@ static void sizes_refuse(void **state)
     uint64_t value;
 
     (void)state;
-    for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
-        if (opts_parse_size(bad[i], &value, NULL) != -EINVAL) {
+    for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
+        if (opts_parse_size(bad[i], &value, NULL) != -EINVAL)
             fail_msg("'%s' was accepted", bad[i]);
-        }
-    }
-    for (size_t i = 0; i < ARRAY_SIZE(large); i++) {
-        if (opts_parse_size(large[i], &value, NULL) != -ERANGE) {
+    for (size_t i = 0; i < ARRAY_SIZE(large); i++)
+        if (opts_parse_size(large[i], &value, NULL) != -ERANGE)
             fail_msg("'%s' was accepted", large[i]);
-        }
-    }
 }
 
 int main(void)
