@@ -35,20 +35,6 @@ static const char *text_of(json_t *options, const char *key)
     return json_string_value(json_object_get(options, key));
 }
 
-/* The name as the new image would resolve it. */
-static char *backing_from(const char *filename, const char *backing)
-{
-    const char *slash = strrchr(filename, '/');
-    size_t proto = strcspn(backing, ":/");
-    char *full = NULL;
-
-    if (backing[0] == '/' || backing[proto] == ':' || !slash)
-        return strdup(backing);
-    if (asprintf(&full, "%.*s%s", (int)(slash - filename + 1), filename, backing) < 0)
-        return NULL;
-    return full;
-}
-
 static int check_backing(const struct blk_create_args *args, json_t *options, struct error **err)
 {
     const char *backing = text_of(options, "backing_file");
@@ -57,7 +43,7 @@ static int check_backing(const struct blk_create_args *args, json_t *options, st
 
     if (!backing || !backing[0])
         return 0;
-    _cleanup_free_ char *full = backing_from(args->filename, backing);
+    _cleanup_free_ char *full = graph_resolve(args->filename, backing);
     if (!full)
         return error_set(err, ENOMEM, "out of memory");
     if (format && !driver_find(format))

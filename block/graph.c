@@ -260,7 +260,7 @@ static int open_child_edge(json_t *desc, const char *key, bool or_filename,
 /* ---- backing files ------------------------------------------------------------------------------ */
 
 /* What a relative reference means: beneath the folder of the file that states it. */
-static char *resolve_reference(const char *from, const char *name)
+char *graph_resolve(const char *from, const char *name)
 {
     const char *slash = strrchr(from, '/');
     char *full = NULL;
@@ -337,7 +337,7 @@ static int open_backing(struct blk_node *n, json_t *override, const struct inher
                         struct error **err)
 {
     if (n->backing_filename && n->backing_filename[0]) {
-        n->backing_resolved = resolve_reference(n->filename, n->backing_filename);
+        n->backing_resolved = graph_resolve(n->filename, n->backing_filename);
         if (!n->backing_resolved)
             return error_set(err, ENOMEM, "out of memory");
     }
