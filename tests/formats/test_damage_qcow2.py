@@ -269,10 +269,12 @@ def test_random_damage(img, qemu_img, tmp, rng, number):
     ours, theirs = check(img, "a.qcow2"), check(qemu_img, "a.qcow2")
     assert ours.code == theirs.code, f"{ours}{theirs}"
     img("convert", "-O", "raw", "a.qcow2", "b.raw", code=(0, 1))
-    check(img, "a.qcow2", "-r", "all")
-    check(qemu_img, "theirs", "-r", "all")
-    left = [check(qemu_img, copy).code for copy in ("a.qcow2", "theirs")]
-    assert BADNESS[left[0]] <= BADNESS[left[1]]
+    check(img, "a.qcow2", "-r", "all", timeout=20)
+    # qemu-img counts cluster by cluster up to where the furthest pointer leads, for hours if need be.
+    done = qemu_img("check", "-r", "all", "theirs", code=None, timeout=10, signal_is_fine=True)
+    if done.code >= 0:
+        left = [check(qemu_img, copy).code for copy in ("a.qcow2", "theirs")]
+        assert BADNESS[left[0]] <= BADNESS[left[1]]
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
