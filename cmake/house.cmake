@@ -6,6 +6,7 @@
 #   base     ${build}/include/base/base/*.h        every internal target
 #   public   ${build}/include/public/block/block.h core, formats, tools, exports, tests
 #   driver   ${build}/include/driver/block/*.h     core and formats
+#   tools    ${build}/include/tools/tools/*.h      the programs
 #
 # A folder's own headers are included by plain name ("node.h") and seen by nobody else, because
 # the compiler looks beside the including file first.

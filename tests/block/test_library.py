@@ -97,7 +97,7 @@ TIERS = {
     "base": {"base"},
     "block": {"base", "public", "driver"},
     "formats": {"base", "public", "driver"},
-    "tools": {"base", "public"},
+    "tools": {"base", "public", "tools"},
     "exports": {"base", "public"},
 }
 

@@ -7,8 +7,8 @@
 
 #include "base/distance.h"
 
-#include "../common/follow.h"
 #include "output.h"
+#include "tools/follow.h"
 
 const struct command *const commands[] = {
     &cmd_amend,   &cmd_bench,  &cmd_bitmap,   &cmd_check, &cmd_commit, &cmd_compare,

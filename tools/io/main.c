@@ -4,13 +4,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../common/follow.h"
 #include "aio.h"
 #include "args.h"
 #include "base/cleanup.h"
 #include "image.h"
 #include "io.h"
 #include "prompt.h"
+#include "tools/follow.h"
 
 static bool run_commands(struct io *io, const struct args *args)
 {
