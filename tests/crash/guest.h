@@ -155,6 +155,11 @@ static inline int guest_operate(struct guest *g, struct blk_node *n, unsigned op
         g->is_flush[op] = true;
         return blk_flush(n);
     }
+    if (kind == 15 && rand_r(&g->seed) % 3 == 0) {
+        /* A tail that the guest does not use comes and goes, and tables with it. */
+        uint64_t tail = (uint64_t)rand_r(&g->seed) % 64 * (g->c->disk / 16);
+        return blk_resize(n, g->c->disk + tail, BLK_PREALLOC_OFF, NULL);
+    }
     if (kind == 14 && g->c->compressed) {
         block = block / per * per;
         return guest_write(g, n, op, block, MIN(per, blocks - block), BLK_COMPRESSED);
