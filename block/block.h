@@ -66,8 +66,8 @@ enum blk_follow {
 
 struct blk_open_args {
     const char *format; /* NULL: probe by content */
-    const char
-        *cache; /* "none" "writeback" "writethrough" "directsync" "unsafe"; NULL: writeback */
+    /* "none" "writeback" "writethrough" "directsync" "unsafe"; NULL: writeback */
+    const char *cache;
     const char *node_name;
     bool image_opts; /* the name is key=value,... rather than a file name */
     unsigned flags;  /* enum blk_open_flag */
@@ -103,12 +103,14 @@ BLK_API struct blk_node *blk_child(struct blk_node *node, const char *edge);
 BLK_API struct blk_node *blk_child_at(struct blk_node *node, unsigned i, const char **name);
 
 struct blk_limits {
-    uint32_t align;        /* requests that are not aligned to this cost a bounce; power of two */
+    /* Requests that are not aligned to this cost a bounce; power of two. */
+    uint32_t align;
     uint32_t cluster_size; /* allocation unit, 0: none */
-    uint64_t
-        max_compressed; /* BLK_COMPRESSED writes: exactly this long but for the last; 0: cannot */
-    bool unmap_reads_zero; /* what was zeroed with BLK_MAY_UNMAP costs no space and reads zero */
-    bool new_is_zero;      /* just created, it reads as zeroes without anybody writing them */
+    /* BLK_COMPRESSED writes: so many bytes at a time, but for the last; 0: cannot. */
+    uint64_t max_compressed;
+    /* What was zeroed with BLK_MAY_UNMAP costs no space and reads as zeroes. */
+    bool unmap_reads_zero;
+    bool new_is_zero; /* just created, it reads as zeroes without anybody writing them */
     bool backing_allowed;
 };
 BLK_API void blk_get_limits(struct blk_node *node, struct blk_limits *out);
@@ -137,7 +139,8 @@ enum blk_flag {
     BLK_FUA = 1 << 0,    /* write, zero: durable when it returns */
     BLK_NOWAIT = 1 << 1, /* read, extents, pure overwrite: -EAGAIN rather than wait, nothing changed
                                * but the read buffer */
-    BLK_COMPRESSED = 1 << 2,  /* write: store it compressed */
+    BLK_COMPRESSED = 1 << 2,  /* write: store it compressed; begins on a cluster, and what the last
+                               * cluster holds behind it must not be written meanwhile */
     BLK_MAY_UNMAP = 1 << 3,   /* zero: may give the space back */
     BLK_NO_FALLBACK = 1 << 4, /* zero: -ENOTSUP rather than write zeroes */
     BLK_LAYER = 1 << 5,       /* extents: this layer only, do not look into backing files */

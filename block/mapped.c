@@ -338,7 +338,7 @@ int mapped_write_compressed(struct blk_node *n, uint64_t off, const struct iovec
     uint32_t unit = n->limits.unit;
     int ret = 0;
 
-    if (off % unit || (len % unit && off + len != atomic_load(&n->size)))
+    if (off % unit)
         return -EINVAL;
     uint8_t *mem = malloc(2 * (size_t)unit);
     if (!mem)
@@ -351,9 +351,10 @@ int mapped_write_compressed(struct blk_node *n, uint64_t off, const struct iovec
             iov_skip(&at, unit);
         } else {
             iov_read(&at, mem, piece);
-            memset(mem + piece, 0, unit - piece);
+            ret = read_old(n, off + piece, mem + piece, unit - piece);
         }
-        ret = write_unit_compressed(n, off, piece, flat, mem + unit);
+        if (ret == 0)
+            ret = write_unit_compressed(n, off, piece, flat, mem + unit);
         off += piece;
         len -= piece;
     }
