@@ -16,9 +16,13 @@ const struct driver *const driver_table[] = {
     &memory_driver,
     /* filters */
     &throttle_driver,
+    &copy_on_read_driver,
+    &compress_driver,
+    &preallocate_driver,
     &blkdebug_driver,
     &blklogwrites_driver,
     &blkverify_driver,
+    &delay_driver,
     /* formats */
     &raw_driver,
     &qcow2_driver,
