@@ -28,11 +28,11 @@ struct debug_options {
     bool fail_on;
 };
 
-/* A break that is set, and later the request it stopped. */
+/* A break that waits for its event, or after it the hold on the request that came. */
 struct stop {
     char *tag;
     enum blk_event event;
-    bool hit, go;
+    const void *holds; /* the request it stopped; NULL: none yet */
     struct stop *next;
 };
 
@@ -109,23 +109,36 @@ static const struct opt_def debug_options[] = {
 
 /* ---- events ------------------------------------------------------------------------------------------ */
 
-static void stop_here(struct debug_state *s, enum blk_event event)
+static void forget(struct debug_state *s, struct stop *stop)
 {
-    struct stop *stop = s->stops;
-
-    while (stop && (stop->event != event || stop->hit))
-        stop = stop->next;
-    if (!stop)
-        return;
-    stop->hit = true;
-    while (!stop->go)
-        pthread_cond_wait(&s->resumed, &s->lock);
     struct stop **p = &s->stops;
+
     while (*p != stop)
         p = &(*p)->next;
     *p = stop->next;
     free(stop->tag);
     free(stop);
+}
+
+static bool is_held(const struct debug_state *s, const void *request)
+{
+    const struct stop *stop = s->stops;
+
+    while (stop && stop->holds != request)
+        stop = stop->next;
+    return stop;
+}
+
+/* All breaks of the event take hold of the request, and it goes on when the last has let go. */
+static void stop_here(struct debug_state *s, enum blk_event event)
+{
+    const int request = 0; /* its address names the request */
+
+    for (struct stop *stop = s->stops; stop; stop = stop->next)
+        if (stop->event == event && !stop->holds)
+            stop->holds = &request;
+    while (is_held(s, &request))
+        pthread_cond_wait(&s->resumed, &s->lock);
 }
 
 /* Rules that were active give way to those that this event calls up. */
@@ -161,30 +174,48 @@ static int set_break(struct debug_state *s, const char *event, const char *tag)
     if (!stop)
         return e < 0 ? -ENOENT : -ENOMEM;
     stop->tag = strdup(tag);
+    if (!stop->tag) {
+        free(stop);
+        return -ENOMEM;
+    }
     stop->event = (enum blk_event)e;
     stop->next = s->stops;
     s->stops = stop;
-    return stop->tag ? 0 : -ENOMEM;
+    return 0;
 }
 
-static struct stop *find_stop(struct debug_state *s, const char *tag)
+/* The newest with this tag that holds a request, or that does not yet. */
+static struct stop *find_stop(struct debug_state *s, const char *tag, bool holding)
 {
     struct stop *stop = s->stops;
 
-    while (stop && strcmp(stop->tag, tag))
+    while (stop && (strcmp(stop->tag, tag) || (stop->holds != NULL) != holding))
         stop = stop->next;
     return stop;
 }
 
-static void forget(struct debug_state *s, struct stop *stop)
+static int resume(struct debug_state *s, const char *tag)
 {
-    struct stop **p = &s->stops;
+    struct stop *stop = find_stop(s, tag, true);
 
-    while (*p != stop)
-        p = &(*p)->next;
-    *p = stop->next;
-    free(stop->tag);
-    free(stop);
+    if (!stop)
+        return -ENOENT;
+    forget(s, stop);
+    pthread_cond_broadcast(&s->resumed);
+    return 0;
+}
+
+/* Of all breaks with the tag. Requests they hold go on, but a break that came to hold one is none any more:
+ * -ENOENT if there was no other. */
+static int remove_breaks(struct debug_state *s, const char *tag)
+{
+    int ret = -ENOENT;
+
+    for (struct stop *stop; (stop = find_stop(s, tag, false)); ret = 0)
+        forget(s, stop);
+    while (resume(s, tag) == 0) {
+    }
+    return ret;
 }
 
 static int debug_call(struct blk_node *n, enum blk_debug_call call, const char *event,
@@ -195,18 +226,9 @@ static int debug_call(struct blk_node *n, enum blk_debug_call call, const char *
     LOCK_SCOPE(&s->lock);
     if (call == BLK_DEBUG_BREAK)
         return set_break(s, event, tag);
-    struct stop *stop = find_stop(s, tag);
     if (call == BLK_DEBUG_IS_SUSPENDED)
-        return stop && stop->hit;
-    if (!stop || (call == BLK_DEBUG_RESUME && !stop->hit))
-        return -ENOENT;
-    if (!stop->hit) {
-        forget(s, stop);
-        return 0;
-    }
-    stop->go = true;
-    pthread_cond_broadcast(&s->resumed);
-    return 0;
+        return find_stop(s, tag, true) != NULL;
+    return call == BLK_DEBUG_RESUME ? resume(s, tag) : remove_breaks(s, tag);
 }
 
 /* ---- requests ----------------------------------------------------------------------------------------- */
@@ -299,6 +321,22 @@ static int debug_flush(struct blk_node *n)
 
 /* ---- open, close ---------------------------------------------------------------------------------------- */
 
+/* "blkdebug:CONFIG:IMAGE"; CONFIG may be empty. */
+static json_t *debug_describe(const char *filename, struct error **err)
+{
+    const char *config = strchr(filename, ':') + 1, *image = strchr(config, ':');
+
+    if (!image) {
+        error_set(err, EINVAL, "%s: expected blkdebug:CONFIG:IMAGE; CONFIG may be empty", filename);
+        return NULL;
+    }
+    json_t *below = describe_file(image + 1, err);
+    if (!below)
+        return NULL;
+    return json_pack("{s:s, s:o, s:o}", "driver", "blkdebug", "config",
+                     json_stringn_nocheck(config, (size_t)(image - config)), "image", below);
+}
+
 static int set_limits(struct blk_node *n, const struct debug_options *o, struct error **err)
 {
     struct debug_state *s = node_state(n);
@@ -361,6 +399,7 @@ const struct driver blkdebug_driver = {
     .options = debug_options,
     .options_size = sizeof(struct debug_options),
     .first_edge = "image",
+    .describe = debug_describe,
     .open = debug_open,
     .close = debug_close,
     .preadv = debug_preadv,

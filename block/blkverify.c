@@ -87,6 +87,24 @@ static int verify_flush(struct blk_node *n)
     return both(blk_flush(truth(n)), blk_flush(filter_below(n)));
 }
 
+/* "blkverify:RAW:IMAGE": IMAGE of whatever format it is found to have. */
+static json_t *verify_describe(const char *filename, struct error **err)
+{
+    const char *raw = strchr(filename, ':') + 1, *image = strchr(raw, ':');
+
+    if (!image) {
+        error_set(err, EINVAL, "%s: expected blkverify:RAW:IMAGE", filename);
+        return NULL;
+    }
+    _cleanup_free_ char *raw_name = strndup(raw, (size_t)(image - raw));
+    _cleanup_json_ json_t *truth = raw_name ? describe_file(raw_name, err) : NULL;
+    json_t *test = truth ? describe_file(image + 1, err) : NULL;
+    if (!test)
+        return NULL;
+    return json_pack("{s:s, s:O, s:{s:o}}", "driver", "blkverify", "raw", truth, "test", "file",
+                     test);
+}
+
 static int verify_open(struct blk_node *n, const void *options, struct error **err)
 {
     uint64_t a = blk_size(filter_below(n)), b = blk_size(truth(n));
@@ -107,6 +125,7 @@ const struct driver blkverify_driver = {
     .flags = DRIVER_PARALLEL,
     .first_edge = "test",
     .second_edge = "raw",
+    .describe = verify_describe,
     .open = verify_open,
     .preadv = verify_preadv,
     .pwritev = verify_pwritev,

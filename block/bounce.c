@@ -39,15 +39,6 @@ static int driver_read(struct blk_node *n, uint64_t off, void *buf, uint64_t len
     return ret;
 }
 
-static int driver_write(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt,
-                        uint64_t len, unsigned flags)
-{
-    driver_lock(n);
-    int ret = n->drv->pwritev(n, off, iov, iovcnt, len, flags & (BLK_FUA | BLK_NOWAIT));
-    driver_unlock(n);
-    return ret;
-}
-
 int bounce_read(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt, uint64_t len,
                 unsigned flags)
 {
@@ -72,6 +63,16 @@ int bounce_read(struct blk_node *n, uint64_t off, const struct iovec *iov, int i
     return ret;
 }
 
+static int read_edge(struct blk_node *n, uint8_t *buf, uint64_t off, enum blk_event before,
+                     enum blk_event after)
+{
+    node_event(n, before);
+    int ret = driver_read(n, off, buf, n->limits.align, 0);
+    if (ret == 0)
+        node_event(n, after);
+    return ret;
+}
+
 /* Fills the parts of the first and last block that the request does not write. */
 static int read_edges(struct blk_node *n, uint8_t *buf, uint64_t start, uint64_t end, uint64_t off,
                       uint64_t len)
@@ -80,9 +81,10 @@ static int read_edges(struct blk_node *n, uint8_t *buf, uint64_t start, uint64_t
     int ret = 0;
 
     if (off > start)
-        ret = driver_read(n, start, buf, align, 0);
+        ret = read_edge(n, buf, start, EVENT_PWRITEV_RMW_HEAD, EVENT_PWRITEV_RMW_AFTER_HEAD);
     if (ret == 0 && off + len < end && (end - align > start || off == start))
-        ret = driver_read(n, end - align, buf + (end - align - start), align, 0);
+        ret = read_edge(n, buf + (end - align - start), end - align, EVENT_PWRITEV_RMW_TAIL,
+                        EVENT_PWRITEV_RMW_AFTER_TAIL);
     return ret;
 }
 
@@ -97,7 +99,7 @@ static int write_bounced(struct blk_node *n, uint64_t off, struct iov_cursor *at
     if (ret < 0)
         return ret;
     iov_read(at, buf + (off - start), len);
-    return driver_write(n, start, &iov, 1, end - start, flags);
+    return io_pwritev(n, start, &iov, 1, end - start, flags);
 }
 
 static int write_in_pieces(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt,
@@ -134,7 +136,7 @@ int bounce_write(struct blk_node *n, uint64_t off, const struct iovec *iov, int 
                       flags & BLK_NOWAIT))
         return -EAGAIN;
     int ret = bounce ? write_in_pieces(n, off, iov, iovcnt, len, flags)
-                     : driver_write(n, off, iov, iovcnt, len, flags);
+                     : io_pwritev(n, off, iov, iovcnt, len, flags);
     reserve_release(&n->reserve, &held);
     return ret;
 }

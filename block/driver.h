@@ -169,6 +169,10 @@ struct driver {
      * that) and the file name (may be NULL). Pure. */
     int (*probe)(const uint8_t *buf, size_t len, const char *filename);
 
+    /* What the file name "NAME:..." means, NAME being the driver's, or beginning with it and a '+' ("nbd+unix"):
+     * a description as in json:{...}. NULL and an error when it means nothing. NULL: no file name of this driver. */
+    json_t *(*describe)(const char *filename, struct error **err);
+
     /* Opens; leaves nothing behind on failure. The "file" edge is open already; the backing edge is opened by
      * the core afterwards from what node_set_backing said. Sets size and limits. */
     int (*open)(struct blk_node *n, const void *options, struct error **err);
@@ -237,6 +241,9 @@ struct driver {
 
 /* The drivers a program links; ends with NULL. Defined in formats/registry.c. */
 extern const struct driver *const driver_table[];
+
+/* For describe: what a file name means within another, not to be probed. NULL and an error if nothing. */
+json_t *describe_file(const char *name, struct error **err);
 
 /* ---- what a driver may ask of and tell its node --------------------------------------------- */
 

@@ -46,11 +46,26 @@ static size_t protocol_length(const char *name)
     return name[n] == ':' ? n : 0;
 }
 
+/* The driver that says what "PROTOCOL:..." means; "nbd+unix" is nbd's. NULL: none. */
+static const struct driver *protocol_driver(const char *name, size_t n)
+{
+    const char *plus = memchr(name, '+', n);
+    size_t len = plus ? (size_t)(plus - name) : n;
+
+    for (const struct driver *const *d = driver_table; *d; d++)
+        if ((*d)->describe && strlen((*d)->name) == len && !strncmp((*d)->name, name, len))
+            return *d;
+    return NULL;
+}
+
 /* {"driver": protocol, "filename": name} for a name that is not json:. */
 static json_t *describe_protocol(const char *name, struct error **err)
 {
     size_t n = protocol_length(name);
+    const struct driver *said = n ? protocol_driver(name, n) : NULL;
 
+    if (said)
+        return said->describe(name, err);
     if (n == 4 && !strncmp(name, "file:", 5)) {
         name += 5;
     } else if (n > 0) {
@@ -67,6 +82,12 @@ static json_t *describe_protocol(const char *name, struct error **err)
     if (!d)
         error_set(err, ENOMEM, "%s: out of memory", name);
     return d;
+}
+
+json_t *describe_file(const char *name, struct error **err)
+{
+    return strncmp(name, "json:", 5) ? describe_protocol(name, err)
+                                     : opts_parse_json(name + 5, err);
 }
 
 /* A description of what `name` means to a user. format: NULL to probe. */
@@ -240,8 +261,7 @@ static int open_child_edge(json_t *desc, const char *key, bool or_filename,
 
     if (!child && json_is_string(filename)) {
         const char *name = json_string_value(filename);
-        made = strncmp(name, "json:", 5) ? describe_protocol(name, err)
-                                         : opts_parse_json(name + 5, err);
+        made = describe_file(name, err);
         if (!made)
             return -EINVAL;
         child = made;

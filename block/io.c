@@ -81,6 +81,17 @@ static int read_once(struct blk_node *n, uint64_t off, const struct iovec *iov, 
     return ret;
 }
 
+int io_pwritev(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt, uint64_t len,
+               unsigned flags)
+{
+    node_event(n, EVENT_PWRITEV);
+    driver_lock(n);
+    int ret = n->drv->pwritev(n, off, iov, iovcnt, len, flags & (BLK_FUA | BLK_NOWAIT));
+    driver_unlock(n);
+    node_event(n, EVENT_PWRITEV_DONE);
+    return ret;
+}
+
 static int write_once(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt,
                       uint64_t len, unsigned flags)
 {
@@ -93,9 +104,7 @@ static int write_once(struct blk_node *n, uint64_t off, const struct iovec *iov,
     if (n->limits.align > 1 || n->limits.mem_align > 1) {
         ret = bounce_write(n, off, iov, iovcnt, len, flags);
     } else {
-        driver_lock(n);
-        ret = n->drv->pwritev(n, off, iov, iovcnt, len, flags & (BLK_FUA | BLK_NOWAIT));
-        driver_unlock(n);
+        ret = io_pwritev(n, off, iov, iovcnt, len, flags);
     }
     if (ret == 0)
         note_growth(n, off + len);
@@ -125,10 +134,22 @@ static int in_transfers(struct blk_node *n, uint64_t off, const struct iovec *io
     return 0;
 }
 
+/* Formats that flush in an order of their own tell their file when it is its turn. */
+static void announce_flush(struct blk_node *n)
+{
+    struct blk_node *file = n->edge[EDGE_FILE];
+
+    if (!file || (n->drv->map_read && n->drv->flush))
+        return;
+    node_event(file, EVENT_FLUSH_TO_OS);
+    node_event(file, EVENT_FLUSH_TO_DISK);
+}
+
 static int flush_once(struct blk_node *n)
 {
     int ret = 0;
 
+    announce_flush(n);
     driver_lock(n);
     if (n->drv->flush)
         ret = n->drv->flush(n);
@@ -274,9 +295,11 @@ static int zero_leaf(struct blk_node *n, uint64_t off, uint64_t len, unsigned fl
 
     if (!n->drv->zero || !is_aligned(off, align) || !is_aligned(len, align))
         return -ENOTSUP;
+    node_event(n, EVENT_PWRITEV_ZERO);
     driver_lock(n);
     int ret = n->drv->zero(n, off, len, flags & (BLK_FUA | BLK_MAY_UNMAP | BLK_NO_FALLBACK));
     driver_unlock(n);
+    node_event(n, EVENT_PWRITEV_DONE);
     if (ret == 0)
         note_growth(n, off + len);
     return ret;
@@ -385,7 +408,8 @@ int blk_extents(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags,
         ret = mapped_extents(n, off, len, flags, out);
     } else {
         ret = extents_leaf(n, off, len, flags, out);
-        out->flags |= BLK_EXT_ALLOCATED;
+        if (n->drv->kind != BLK_FILTER || !n->drv->extents)
+            out->flags |= BLK_EXT_ALLOCATED;
     }
     out->offset = off;
     gate_leave(&n->gate, ticket);

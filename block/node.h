@@ -104,6 +104,10 @@ typedef int io_write_fn(struct blk_node *n, uint64_t off, const struct iovec *io
 int io_write_zeroes(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags,
                     io_write_fn *write);
 
+/* io.c, for bounce.c: one call of the driver, with the events of a write around it. */
+int io_pwritev(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt, uint64_t len,
+               unsigned flags);
+
 /* bounce.c: requests that do not fit limits.align or mem_align. */
 bool bounce_needed(const struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt,
                    uint64_t len);

@@ -1,6 +1,7 @@
 /* Leaf: a disk of any size that swallows writes; for benchmarks, to see what the layers above cost.
  */
 #include <errno.h>
+#include <string.h>
 #include <time.h>
 
 #include "base/iov.h"
@@ -39,6 +40,19 @@ static const struct opt_def null_options[] = {
       .help = "how long each request takes, in nanoseconds" },
     OPT_END,
 };
+
+/* "null-co://": there is nothing else to say in a name. */
+static json_t *null_describe(const char *filename, struct error **err)
+{
+    size_t n = strcspn(filename, ":");
+
+    if (strcmp(filename + n, "://")) {
+        error_set(err, EINVAL, "%s: the only file name of this driver is '%.*s://'", filename,
+                  (int)n, filename);
+        return NULL;
+    }
+    return json_pack("{s:s%}", "driver", filename, n);
+}
 
 static int null_open(struct blk_node *n, const void *options, struct error **err)
 {
@@ -141,12 +155,13 @@ static int64_t null_actual_size(struct blk_node *n)
     return 0;
 }
 
-#define NULL_MEMBERS                                                                              \
-    .kind = BLK_PROTOCOL, .flags = DRIVER_PARALLEL | DRIVER_NO_CHILD,                             \
-    .state_size = sizeof(struct null_state), .options = null_options,                             \
-    .options_size = sizeof(struct null_options), .open = null_open, .preadv = null_preadv,        \
-    .pwritev = null_pwritev, .zero = null_zero, .discard = null_discard, .extents = null_extents, \
-    .flush = wait_latency, .resize = null_resize, .actual_size = null_actual_size
+#define NULL_MEMBERS                                                                            \
+    .kind = BLK_PROTOCOL, .flags = DRIVER_PARALLEL | DRIVER_NO_CHILD,                           \
+    .state_size = sizeof(struct null_state), .options = null_options,                           \
+    .options_size = sizeof(struct null_options), .describe = null_describe, .open = null_open,  \
+    .preadv = null_preadv, .pwritev = null_pwritev, .zero = null_zero, .discard = null_discard, \
+    .extents = null_extents, .flush = wait_latency, .resize = null_resize,                      \
+    .actual_size = null_actual_size
 
 const struct driver null_co_driver = { .name = "null-co", NULL_MEMBERS };
 const struct driver null_aio_driver = { .name = "null-aio", NULL_MEMBERS };
