@@ -85,6 +85,7 @@ static int raw_preadv(struct blk_node *n, uint64_t off, const struct iovec *iov,
                       uint64_t len, unsigned flags)
 {
     (void)len;
+    node_event(file_of(n), EVENT_READ_AIO);
     return blk_readv(file_of(n), offset_of(n) + off, iov, iovcnt, flags);
 }
 
@@ -92,6 +93,7 @@ static int raw_pwritev(struct blk_node *n, uint64_t off, const struct iovec *iov
                        uint64_t len, unsigned flags)
 {
     (void)len;
+    node_event(file_of(n), EVENT_WRITE_AIO);
     return blk_writev(file_of(n), offset_of(n) + off, iov, iovcnt, flags);
 }
 
