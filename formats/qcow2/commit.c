@@ -51,6 +51,11 @@ void qcow2_l1_touch(struct qcow2 *q, uint32_t i)
 
 int qcow2_free_later(struct qcow2 *q, uint64_t host, uint64_t len)
 {
+    /* Tables that go away have left the overlap set before: this one is in use (Q5). */
+    const char *there = qcow2_overlap_find(q, host, len);
+    if (there)
+        return qcow2_corrupt(q, "guest data at %#llx is to be freed, where %s lies",
+                             (unsigned long long)host, there);
     uint64_t packed = cluster_of(q, q->packed_next);
     if (cluster_of(q, host) <= packed && packed <= cluster_of(q, host + len - 1))
         q->packed_next = 0;

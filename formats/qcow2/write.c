@@ -252,7 +252,11 @@ static void free_entry(struct qcow2 *q, uint64_t entry)
     switch (entry_kind(q, entry)) {
     case ENTRY_NORMAL:
     case ENTRY_ZERO_ALLOC:
-        qcow2_free_later(q, entry_host(entry), q->cluster_size);
+        if (in_cluster(q, entry_host(entry))) /* whose would be freed with it? */
+            qcow2_corrupt(q, "guest data at %#llx, which is not cluster aligned, is to be freed",
+                          (unsigned long long)entry_host(entry));
+        else
+            qcow2_free_later(q, entry_host(entry), q->cluster_size);
         break;
     case ENTRY_COMPRESSED:
         compressed_place(q->cluster_bits, entry, &offset, &length);
