@@ -91,7 +91,9 @@ static int check_numbers(const char *name, const struct qcow2_header *h, struct 
     if (h->backing_offset && h->backing_size > QCOW2_MAX_BACKING_NAME)
         return error_set(err, EINVAL, "%s: the backing file name has %u bytes, the limit is %d",
                          name, h->backing_size, QCOW2_MAX_BACKING_NAME);
-    if (h->backing_offset && h->backing_offset > (1u << h->cluster_bits) - h->backing_size)
+    uint64_t cluster = UINT64_C(1) << h->cluster_bits;
+    if (h->backing_offset &&
+        (h->backing_offset > cluster || h->backing_size > cluster - h->backing_offset))
         return error_set(err, EINVAL, "%s: the backing file name lies outside the first cluster",
                          name);
     if (h->nb_snapshots > QCOW2_MAX_SNAPSHOTS)
