@@ -37,6 +37,16 @@ static void prefix_goes_in_front(void **state)
     assert_string_equal(error_text(err), "outer: inner 1: cause");
 }
 
+static void control_characters_do_not_reach_a_terminal(void **state)
+{
+    (void)state;
+    _cleanup_error_ struct error *err = NULL;
+
+    error_set(&err, EIO, "%s", "a\x1b[2J\n\tb\x7f \xc3\xa4");
+    error_prefix(&err, "%s", "\x07x");
+    assert_string_equal(error_text(err), "?x: a?[2J\n\tb? \xc3\xa4");
+}
+
 static void nobody_asking_is_fine(void **state)
 {
     (void)state;
@@ -53,6 +63,7 @@ int main(void)
         cmocka_unit_test(set_returns_negative_code),
         cmocka_unit_test(first_sentence_stays),
         cmocka_unit_test(prefix_goes_in_front),
+        cmocka_unit_test(control_characters_do_not_reach_a_terminal),
         cmocka_unit_test(nobody_asking_is_fine),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
