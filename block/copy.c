@@ -80,7 +80,7 @@ static int source_run(const struct blk_copy_args *a, uint64_t off, uint64_t len,
     struct blk_extent e;
 
     if (!a->base) {
-        int ret = blk_extents(a->src, off, len, BLK_HOLES, &e);
+        int ret = blk_extents(a->src, off, len, 0, &e);
         if (ret < 0)
             return ret;
         bool zero = e.flags & BLK_EXT_ZERO;
