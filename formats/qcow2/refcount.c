@@ -269,6 +269,8 @@ static int publish_table(struct qcow2 *q, struct new_table *t)
     if (ret == 0)
         ret = blk_flush(q->file);
     if (ret < 0) {
+        h->reftable_offset = old;
+        h->reftable_clusters = (uint32_t)(old_len >> q->cluster_bits);
         node_set_failed(q->node); /* which of the two tables is in force is unknown */
         return ret;
     }

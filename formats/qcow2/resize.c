@@ -28,7 +28,7 @@ static int alloc_l1(struct qcow2 *q, uint64_t entries, uint64_t *host)
     return ret;
 }
 
-/* From here on the header names the new table; the old one is freed. */
+/* From here on the header names the new table; the old one is freed. Owns l1. */
 static int publish_l1(struct qcow2 *q, uint64_t host, uint64_t entries, uint64_t *l1)
 {
     struct qcow2_header *h = &q->header;
@@ -42,6 +42,10 @@ static int publish_l1(struct qcow2 *q, uint64_t host, uint64_t entries, uint64_t
     if (ret == 0)
         ret = blk_flush(q->file);
     if (ret < 0) {
+        /* Which table the header names is unknown; the one in memory is good for reading. */
+        h->l1_offset = old;
+        h->l1_size = (uint32_t)(old_len / 8);
+        free(l1);
         node_set_failed(q->node);
         return ret;
     }

@@ -167,7 +167,11 @@ def converted(img, qemu_img, differ):
     ours = img(*convert, "ours.raw", code=None, memory=256 * MIB, **LIMITS)
     same = (ours.code == 0) == (theirs.code == 0)
     if same and ours.code == 0:
-        same = Path("ours.raw").read_bytes() == Path("theirs.raw").read_bytes()
+        mine, other = Path("ours.raw").read_bytes(), Path("theirs.raw").read_bytes()
+        if len(mine) % 512 and abs(len(mine) - len(other)) < 512:
+            # qemu-img knows whole sectors only
+            mine, other = mine[:len(other)], other[:len(mine)]
+        same = mine == other
         if not same:
             ours.err += "\nthe bytes differ"
     for name in ("ours.raw", "theirs.raw"):
