@@ -14,6 +14,7 @@ import argparse
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -207,6 +208,7 @@ def main():
     for program in (IMG, QEMU, "/usr/bin/time"):
         if shutil.which(program) is None:
             raise SystemExit(f"{program} is missing")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # gigabytes would stay behind
     folder = tempfile.mkdtemp(prefix="platter-bench-", dir=args.dir)
     try:
         os.chdir(folder)

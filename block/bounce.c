@@ -23,10 +23,14 @@ bool bounce_needed(const struct blk_node *n, uint64_t off, const struct iovec *i
     return !is_aligned(off | len, l->align) || !iov_is_aligned(iov, iovcnt, l->mem_align);
 }
 
-static void *alloc_bounce(const struct blk_node *n, size_t len)
+/* *room: bytes of whole blocks that hold what a request of len bytes touches, or a bounded part of it. */
+static void *alloc_bounce(const struct blk_node *n, uint64_t len, uint64_t *room)
 {
     size_t align = MAX((size_t)n->limits.mem_align, sizeof(void *));
-    return aligned_alloc(align, align_up(len, align));
+    uint32_t block = n->limits.align;
+
+    *room = align_up(MIN(len, (uint64_t)BOUNCE_MAX) + 2 * (uint64_t)block, block);
+    return aligned_alloc(align, align_up(*room, align));
 }
 
 static int driver_read(struct blk_node *n, uint64_t off, void *buf, uint64_t len, unsigned flags)
@@ -44,8 +48,8 @@ int bounce_read(struct blk_node *n, uint64_t off, const struct iovec *iov, int i
 {
     uint32_t align = n->limits.align;
     struct iov_cursor at = iov_begin(iov, iovcnt);
-    uint64_t room = align_up(MIN(len, (uint64_t)BOUNCE_MAX) + 2 * (uint64_t)align, align);
-    uint8_t *buf = alloc_bounce(n, room);
+    uint64_t room;
+    uint8_t *buf = alloc_bounce(n, len, &room);
     int ret = 0;
 
     if (!buf)
@@ -107,8 +111,8 @@ static int write_in_pieces(struct blk_node *n, uint64_t off, const struct iovec 
 {
     uint32_t align = n->limits.align;
     struct iov_cursor at = iov_begin(iov, iovcnt);
-    uint64_t room = align_up(MIN(len, (uint64_t)BOUNCE_MAX) + 2 * (uint64_t)align, align);
-    uint8_t *buf = alloc_bounce(n, room);
+    uint64_t room;
+    uint8_t *buf = alloc_bounce(n, len, &room);
     int ret = 0;
 
     if (!buf)

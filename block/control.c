@@ -86,17 +86,9 @@ static int copy_text(char **to, const char *from)
     return from && !*to ? -ENOMEM : 0;
 }
 
-/* The leaf that holds the node's own bytes. */
-static struct blk_node *own_file(struct blk_node *n)
-{
-    while (n->edge[EDGE_FILE])
-        n = n->edge[EDGE_FILE];
-    return n;
-}
-
 int64_t node_actual_size(struct blk_node *n)
 {
-    struct blk_node *file = own_file(n);
+    struct blk_node *file = node_leaf(n);
     return file->drv->actual_size ? file->drv->actual_size(file) : -ENOTSUP;
 }
 

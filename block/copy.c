@@ -50,7 +50,7 @@ struct copy {
     struct timespec started;
     int result; /* the first failure stops all */
     struct error *error;
-    bool no_offload;
+    _Atomic bool no_offload;
 
     pthread_mutex_t out;
     pthread_cond_t out_turn;
@@ -286,7 +286,6 @@ static bool offloaded(struct copy *c, const struct work *w)
         int ret = blk_copy_range(a->src, a->src_offset + w->offset + done, a->dst,
                                  a->dst_offset + w->offset + done, w->length - done, 0, &now);
         if (ret < 0 || now == 0) {
-            LOCK_SCOPE(&c->turn);
             c->no_offload = true;
             return false;
         }

@@ -434,11 +434,6 @@ static int named_driver(json_t *desc, bool leaf, const struct driver **out, stru
     return 0;
 }
 
-static int probe_edge(struct blk_node **file, const struct driver **d, struct error **err)
-{
-    return probe_node(*file, blk_filename(*file), d, err);
-}
-
 static int build(json_t *desc, const struct node_options *o, const struct inherit *in,
                  struct blk_node **out, struct error **err)
 {
@@ -457,7 +452,7 @@ static int build(json_t *desc, const struct node_options *o, const struct inheri
         ret = open_child_edge(desc, d && d->first_edge ? d->first_edge : "file", true, &below,
                               &file, err);
         if (ret == 0 && !d)
-            ret = probe_edge(&file, &d, err);
+            ret = probe_node(file, blk_filename(file), &d, err);
         if (ret == 0 && d->second_edge)
             ret = open_child_edge(desc, d->second_edge, false, &below, &second, err);
         if (ret < 0) {

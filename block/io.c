@@ -51,6 +51,12 @@ static int check_writable(struct blk_node *n)
     return atomic_load(&n->failed) ? -EIO : 0;
 }
 
+static int check_change(struct blk_node *n, uint64_t off, uint64_t len)
+{
+    int ret = check_writable(n);
+    return ret < 0 ? ret : check_range(n, off, len);
+}
+
 /* A leaf that grows is as long as the farthest byte written. */
 static void note_growth(struct blk_node *n, uint64_t end)
 {
@@ -242,10 +248,8 @@ int blk_writev(struct blk_node *n, uint64_t off, const struct iovec *iov, int io
                unsigned flags)
 {
     uint64_t len = iov_length(iov, iovcnt);
-    int ret = check_writable(n);
+    int ret = check_change(n, off, len);
 
-    if (ret == 0)
-        ret = check_range(n, off, len);
     if (ret < 0 || len == 0)
         return ret;
     if (n->writethrough)
@@ -320,10 +324,8 @@ static int zero_inside(struct blk_node *n, uint64_t off, uint64_t len, unsigned 
 
 int blk_zero(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags)
 {
-    int ret = check_writable(n);
+    int ret = check_change(n, off, len);
 
-    if (ret == 0)
-        ret = check_range(n, off, len);
     if (ret < 0 || len == 0)
         return ret;
     if (n->writethrough)
@@ -353,10 +355,8 @@ static int discard_leaf(struct blk_node *n, uint64_t off, uint64_t len)
 
 int blk_discard(struct blk_node *n, uint64_t off, uint64_t len)
 {
-    int ret = check_writable(n);
+    int ret = check_change(n, off, len);
 
-    if (ret == 0)
-        ret = check_range(n, off, len);
     if (ret < 0 || len == 0 || !n->unmap)
         return ret;
     int ticket = gate_enter(&n->gate, false);

@@ -207,12 +207,11 @@ struct blk_node *blk_child_at(struct blk_node *node, unsigned i, const char **na
     return NULL;
 }
 
-/* A new file reads as zeroes; a device holds what it held. */
-static bool grows_below(struct blk_node *n)
+struct blk_node *node_leaf(struct blk_node *n)
 {
     while (n->edge[EDGE_FILE])
         n = n->edge[EDGE_FILE];
-    return n->grows;
+    return n;
 }
 
 void blk_get_limits(struct blk_node *node, struct blk_limits *out)
@@ -220,12 +219,13 @@ void blk_get_limits(struct blk_node *node, struct blk_limits *out)
     const struct driver *d = node->drv;
     uint32_t unit = node->limits.unit;
 
+    /* A new file reads as zeroes; a device holds what it held. */
     *out = (struct blk_limits){
         .align = node->limits.align,
         .cluster_size = unit,
         .max_compressed = d->encode ? unit : 0,
         .unmap_reads_zero = d->flags & DRIVER_UNMAP_ZERO,
-        .new_is_zero = (d->flags & DRIVER_NEW_ZERO) && (d->map_read || grows_below(node)),
+        .new_is_zero = (d->flags & DRIVER_NEW_ZERO) && (d->map_read || node_leaf(node)->grows),
         .backing_allowed = d->flags & DRIVER_BACKING,
     };
 }

@@ -69,6 +69,8 @@ void node_discard(struct blk_node *n);
 int node_register(struct blk_node *n, const char *name, struct error **err);
 struct blk_node *node_find(const char *name);
 
+/* The leaf that holds the node's own bytes. */
+struct blk_node *node_leaf(struct blk_node *n);
 const char *edge_name(const struct blk_node *n, enum node_edge edge);
 
 /* mapped.c: reads, writes, ... of drivers that map. Called by io.c, inside the gate. */

@@ -17,8 +17,8 @@
 #include "base/cleanup.h"
 #include "base/macros.h"
 #include "base/round.h"
-#include "block/driver.h"
 #include "block/driver_leaves.h"
+#include "filter.h"
 
 #define SECOND UINT64_C(1000000000)
 
@@ -153,17 +153,12 @@ static int pass(struct blk_node *n, enum direction direction, uint64_t len, unsi
 
 /* ---- data ----------------------------------------------------------------------------------- */
 
-static struct blk_node *file_of(struct blk_node *n)
-{
-    return node_child(n, EDGE_FILE);
-}
-
 static int throttle_preadv(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt,
                            uint64_t len, unsigned flags)
 {
     int r = pass(n, READ, len, flags);
 
-    return r < 0 ? r : blk_readv(file_of(n), off, iov, iovcnt, flags);
+    return r < 0 ? r : filter_preadv(n, off, iov, iovcnt, len, flags);
 }
 
 static int throttle_pwritev(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt,
@@ -171,42 +166,24 @@ static int throttle_pwritev(struct blk_node *n, uint64_t off, const struct iovec
 {
     int r = pass(n, WRITE, len, flags);
 
-    return r < 0 ? r : blk_writev(file_of(n), off, iov, iovcnt, flags);
+    return r < 0 ? r : filter_pwritev(n, off, iov, iovcnt, len, flags);
 }
 
 static int throttle_zero(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags)
 {
     int r = pass(n, WRITE, len, flags);
 
-    return r < 0 ? r : blk_zero(file_of(n), off, len, flags);
+    return r < 0 ? r : filter_zero(n, off, len, flags);
 }
 
 static int throttle_discard(struct blk_node *n, uint64_t off, uint64_t len)
 {
     int r = pass(n, WRITE, len, 0);
 
-    return r < 0 ? r : blk_discard(file_of(n), off, len);
-}
-
-/* Asking where the bytes are moves none. */
-static int throttle_extents(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags,
-                            struct blk_extent *out)
-{
-    int r = blk_extents(file_of(n), off, len, flags, out);
-
-    /* Bytes taken straight from the file would not be counted. */
-    out->flags &= ~(unsigned)BLK_EXT_HOST;
-    out->host = NULL;
-    return r;
+    return r < 0 ? r : filter_discard(n, off, len);
 }
 
 /* ---- control -------------------------------------------------------------------------------- */
-
-static int throttle_resize(struct blk_node *n, uint64_t size, enum blk_prealloc prealloc,
-                           struct error **err)
-{
-    return blk_resize(file_of(n), size, prealloc, err);
-}
 
 static int check_limit(const struct limit *limit, struct error **err)
 {
@@ -244,9 +221,7 @@ static int throttle_open(struct blk_node *n, const void *options, struct error *
     s->iops_size = o->iops_size;
     clock_gettime(CLOCK_MONOTONIC, &s->start);
     pthread_mutex_init(&s->lock, NULL);
-    node_set_size(n, blk_size(file_of(n)));
-    if (!node_grows(file_of(n)))
-        node_set_fixed_size(n);
+    filter_adopt(n);
     return 0;
 }
 
@@ -273,6 +248,6 @@ const struct driver throttle_driver = {
     .pwritev = throttle_pwritev,
     .zero = throttle_zero,
     .discard = throttle_discard,
-    .extents = throttle_extents,
-    .resize = throttle_resize,
+    .extents = filter_extents, /* asking where the bytes are moves none */
+    .resize = filter_resize,
 };

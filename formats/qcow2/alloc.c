@@ -79,12 +79,13 @@ static int touch_slices(struct qcow2 *q, uint64_t first, uint64_t count)
 }
 
 /* On a device: the first gap that is large enough, as far as one refcount slice tells. */
-static int alloc_gap(struct qcow2 *q, uint64_t count, uint64_t *host, bool *fresh)
+static int alloc_gap(struct qcow2 *q, uint64_t count, uint64_t *host)
 {
     uint64_t hint = q->alloc_hint, got;
+    bool fresh;
     int ret;
 
-    while ((ret = qcow2_alloc(q, count, host, &got, fresh)) == 0 && got < count) {
+    while ((ret = qcow2_alloc(q, count, host, &got, &fresh)) == 0 && got < count) {
         qcow2_release(q, *host, got << q->cluster_bits);
         q->alloc_hint = cluster_of(q, *host) + got;
     }
@@ -92,15 +93,15 @@ static int alloc_gap(struct qcow2 *q, uint64_t count, uint64_t *host, bool *fres
     return ret;
 }
 
-int qcow2_alloc_exact(struct qcow2 *q, uint64_t count, uint64_t *host, bool *fresh)
+int qcow2_alloc_exact(struct qcow2 *q, uint64_t count, uint64_t *host)
 {
     uint64_t got;
+    bool fresh;
 
     if (count == 1)
-        return qcow2_alloc(q, 1, host, &got, fresh);
-
+        return qcow2_alloc(q, 1, host, &got, &fresh);
     if (!q->grows)
-        return alloc_gap(q, count, host, fresh);
+        return alloc_gap(q, count, host);
 
     /* Behind everything: a table of many clusters seldom finds a gap. */
     uint64_t first = cluster_of(q, q->fresh);
@@ -119,7 +120,6 @@ int qcow2_alloc_exact(struct qcow2 *q, uint64_t count, uint64_t *host, bool *fre
         c += n;
     }
     *host = first << q->cluster_bits;
-    *fresh = true;
     q->fresh = MAX(q->fresh, (first + count) << q->cluster_bits);
     return 0;
 }

@@ -66,7 +66,7 @@ int qcow2_ref_cover(struct qcow2 *q, uint64_t first, uint64_t count);
 /* Up to `want` clusters in one run, with refcount 1. *fresh: never used, reads as zeroes. */
 int qcow2_alloc(struct qcow2 *q, uint64_t want, uint64_t *host, uint64_t *got, bool *fresh);
 /* Exactly `count` clusters in one run, for tables. */
-int qcow2_alloc_exact(struct qcow2 *q, uint64_t count, uint64_t *host, bool *fresh);
+int qcow2_alloc_exact(struct qcow2 *q, uint64_t count, uint64_t *host);
 /* Room for `len` bytes of compressed data, packed behind the last. */
 int qcow2_alloc_bytes(struct qcow2 *q, uint64_t len, uint64_t *host);
 /* Takes one reference from each cluster that [host, host + len) touches, now: for what was never

@@ -147,6 +147,21 @@ static int write_table(struct qcow2 *q, uint64_t host, const void *table, uint64
     return blk_write(q->file, host, table, len, 0);
 }
 
+/* The table names a block that is on the disk already. */
+static int hook_up(struct qcow2 *q, uint64_t index, uint64_t host)
+{
+    uint8_t entry[8];
+
+    store_be64(entry, host);
+    node_event(q->file, EVENT_REFBLOCK_ALLOC_HOOKUP);
+    int ret = blk_write(q->file, q->header.reftable_offset + index * 8, entry, 8, 0);
+    if (ret < 0)
+        return ret;
+    q->reftable[index] = host;
+    q->fresh = MAX(q->fresh, host + q->cluster_size);
+    return qcow2_overlap_add(q, host, 1, "a refcount block");
+}
+
 /* A block at the first cluster of what it counts, so that it counts itself: nothing is allocated
  * there yet, since there was no block. */
 static int make_block(struct qcow2 *q, uint64_t index)
@@ -166,15 +181,7 @@ static int make_block(struct qcow2 *q, uint64_t index)
         ret = blk_flush(q->file);
     if (ret < 0)
         return ret;
-    uint8_t entry[8];
-    store_be64(entry, host);
-    node_event(q->file, EVENT_REFBLOCK_ALLOC_HOOKUP);
-    ret = blk_write(q->file, q->header.reftable_offset + index * 8, entry, 8, 0);
-    if (ret < 0)
-        return ret;
-    q->reftable[index] = host;
-    q->fresh = MAX(q->fresh, host + q->cluster_size);
-    return qcow2_overlap_add(q, host, 1, "a refcount block");
+    return hook_up(q, index, host);
 }
 
 /* New blocks number from .. from + count - 1, one after the other from cluster `at`. They count the
@@ -355,16 +362,8 @@ int qcow2_ref_cover(struct qcow2 *q, uint64_t first, uint64_t count)
     int ret = write_blocks(q, from, n, end, end);
     if (ret == 0)
         ret = blk_flush(q->file);
-    for (uint64_t i = 0; i < n && ret == 0; i++) {
-        uint8_t entry[8];
-        uint64_t host = (end + i) << q->cluster_bits;
-        store_be64(entry, host);
-        ret = blk_write(q->file, q->header.reftable_offset + (from + i) * 8, entry, 8, 0);
-        if (ret == 0) {
-            q->reftable[from + i] = host;
-            ret = qcow2_overlap_add(q, host, 1, "a refcount block");
-        }
-    }
+    for (uint64_t i = 0; i < n && ret == 0; i++)
+        ret = hook_up(q, from + i, (end + i) << q->cluster_bits);
     q->fresh = MAX(q->fresh, (end + n) << q->cluster_bits);
     return ret;
 }

@@ -18,12 +18,11 @@ static int failed(struct qcow2 *q, int ret, const char *what, struct error **err
 
 static int alloc_l1(struct qcow2 *q, uint64_t entries, uint64_t *host)
 {
-    bool fresh;
     int ret;
 
     WRLOCK_SCOPE(&q->lock);
     do {
-        ret = qcow2_alloc_exact(q, cluster_up(q, entries * 8) >> q->cluster_bits, host, &fresh);
+        ret = qcow2_alloc_exact(q, cluster_up(q, entries * 8) >> q->cluster_bits, host);
     } while (ret == TABLE_RELOCKED);
     return ret;
 }

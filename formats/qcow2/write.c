@@ -214,9 +214,9 @@ int qcow2_write_begin(struct blk_node *n, uint64_t off, uint64_t len, unsigned f
 static int make_l2_table(struct qcow2 *q, uint64_t i)
 {
     uint64_t host;
-    bool fresh;
+
     node_event(q->file, EVENT_L2_ALLOC_WRITE);
-    int ret = qcow2_alloc_exact(q, 1, &host, &fresh);
+    int ret = qcow2_alloc_exact(q, 1, &host);
 
     if (ret != 0)
         return ret;
