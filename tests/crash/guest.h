@@ -17,6 +17,24 @@
 
 enum { SECTOR = 512, MAX_EVENTS = 1 << 18 };
 
+/* Where the images of a test lie, between make_dir and remove_dir. */
+static char dir[] = "/dev/shm/platter-crash-XXXXXX";
+
+static inline int make_dir(void **state)
+{
+    (void)state;
+    return mkdtemp(dir) ? 0 : -1;
+}
+
+static inline int remove_dir(void **state)
+{
+    char cmd[300];
+
+    (void)state;
+    snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
+    return system(cmd);
+}
+
 struct disk_case {
     const char *name;
     const char *format;
@@ -253,7 +271,7 @@ static inline void first_finding(void *opaque, const char *text)
 /* ---- the image --------------------------------------------------------------------------------- */
 
 /* Makes dir/image, with dir/base.raw below it where the case wants it. */
-static inline void make_image(const struct disk_case *c, const char *dir)
+static inline void make_image(const struct disk_case *c)
 {
     _cleanup_error_ struct error *err = NULL;
     char image[256], base[256];

@@ -8,8 +8,6 @@
  */
 #include "guest.h"
 
-static char dir[] = "/dev/shm/platter-faults-XXXXXX";
-
 struct trial {
     const struct disk_case *c;
     unsigned request, error;
@@ -124,7 +122,7 @@ static unsigned long run_case(const struct disk_case *whole, unsigned seed)
     char cmd[600];
 
     c.operations = MIN(c.operations, 60u);
-    make_image(&c, dir);
+    make_image(&c);
     snprintf(cmd, sizeof(cmd), "cp %s/image %s/start", dir, dir);
     assert_int_equal(system(cmd), 0);
     unsigned requests = count_requests(&c, seed);
@@ -155,21 +153,6 @@ static void every_request_fails_once(void **state)
     for (size_t i = 0; i < ARRAY_SIZE(disk_cases); i++)
         tried += run_case(&disk_cases[i], seed);
     print_message("%lu failing requests, each told and survived\n", tried);
-}
-
-static int make_dir(void **state)
-{
-    (void)state;
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_dir(void **state)
-{
-    char cmd[300];
-
-    (void)state;
-    snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
-    return system(cmd);
 }
 
 int main(void)

@@ -22,7 +22,6 @@ struct powercut_result {
     unsigned long cuts, images, leaky;
 };
 
-static char dir[] = "/dev/shm/platter-powercut-XXXXXX";
 static bool have_qemu;
 
 /* ---- the run ---------------------------------------------------------------------------------- */
@@ -266,7 +265,7 @@ static struct powercut_result run_case(const struct disk_case *c, unsigned seed,
     guest_init(&r.guest, c, seed);
     r.log_end = calloc(c->operations + 2, sizeof(*r.log_end));
     assert_non_null(r.log_end);
-    make_image(c, dir);
+    make_image(c);
     snprintf(cmd, sizeof(cmd), "cp %s %s", path("image"), path("start"));
     assert_int_equal(system(cmd), 0);
     run_operations(&r);
@@ -287,6 +286,7 @@ static void power_cuts(void **state)
     struct powercut_result all = { 0 };
 
     (void)state;
+    have_qemu = system("qemu-img --version > /dev/null 2>&1") == 0;
     print_message("seed %u\n", base);
     for (size_t i = 0; i < ARRAY_SIZE(disk_cases); i++) {
         struct powercut_result r = run_case(&disk_cases[i], base, points);
@@ -296,22 +296,6 @@ static void power_cuts(void **state)
     }
     print_message("%lu cut points, %lu images, %lu with leaks, 0 failures\n", all.cuts, all.images,
                   all.leaky);
-}
-
-static int make_dir(void **state)
-{
-    (void)state;
-    have_qemu = system("qemu-img --version > /dev/null 2>&1") == 0;
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_dir(void **state)
-{
-    char cmd[300];
-
-    (void)state;
-    snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
-    return system(cmd);
 }
 
 int main(void)
