@@ -257,6 +257,37 @@ struct blk_check_hooks {
 BLK_API int blk_check(struct blk_node *node, unsigned fix, struct blk_check *out,
                       const struct blk_check_hooks *hooks, struct error **err);
 
+/* ---- snapshots inside an image ----------------------------------------------------------------- */
+
+/* What a new snapshot says of itself. */
+struct blk_snapshot {
+    const char *name;             /* at most 255 bytes; need not be unique */
+    uint32_t date_sec, date_nsec; /* since 1970 */
+    uint64_t vm_clock_nsec;       /* the machine's clock; 0 without one */
+    uint64_t vm_state_size;       /* bytes written before by blk_vm_state_write; 0: none */
+    uint64_t icount;              /* instructions executed; UINT64_MAX: not counted */
+};
+
+/* Keeps the present state of the disk inside the image. Where formats number snapshots, this one gets the highest
+ * number so far plus one. -ENOTSUP: the format has no snapshots. blk_info lists them. */
+BLK_API int blk_snapshot_create(struct blk_node *node, const struct blk_snapshot *what,
+                                struct error **err);
+/* Of the next three, each means the first snapshot with this id and this name, NULL meaning any; -ENOENT
+ * when there is none. apply: the disk becomes what it was, its size included; what it is now is lost. */
+BLK_API int blk_snapshot_apply(struct blk_node *node, const char *id, const char *name,
+                               struct error **err);
+BLK_API int blk_snapshot_delete(struct blk_node *node, const char *id, const char *name,
+                                struct error **err);
+/* For nodes opened read-only: they show the snapshot from now on, its size included. */
+BLK_API int blk_snapshot_view(struct blk_node *node, const char *id, const char *name,
+                              struct error **err);
+
+/* The saved state of a machine (its memory, its devices), beside the disk. A snapshot made after writing it takes
+ * it along, and the disk forgets it; apply and view bring it back. Position and length are bytes;
+ * what was not written reads as zeroes. */
+BLK_API int blk_vm_state_write(struct blk_node *node, uint64_t pos, const void *buf, size_t len);
+BLK_API int blk_vm_state_read(struct blk_node *node, uint64_t pos, void *buf, size_t len);
+
 struct blk_measure {
     uint64_t required;        /* bytes that the file needs for this content */
     uint64_t fully_allocated; /* and when every guest byte has been written */

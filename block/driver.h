@@ -232,6 +232,16 @@ struct driver {
     int (*info)(struct blk_node *n, struct blk_info *out, struct error **err);
     int (*measure)(const void *create_options, uint64_t size, struct blk_node *src,
                    struct blk_measure *out, struct error **err);
+    /* Exclusive. Snapshots inside the image, named as block.h says. view: for read-only nodes, contents and size become
+     * those of the snapshot. The driver sets the node's size where it changes. */
+    int (*snapshot_create)(struct blk_node *n, const struct blk_snapshot *what, struct error **err);
+    int (*snapshot_apply)(struct blk_node *n, const char *id, const char *name, struct error **err);
+    int (*snapshot_delete)(struct blk_node *n, const char *id, const char *name,
+                           struct error **err);
+    int (*snapshot_view)(struct blk_node *n, const char *id, const char *name, struct error **err);
+    /* Exclusive. Formats that can keep a machine's state: where it begins, as an offset beyond the disk for
+     * map_read and the others; bytes > 0: room is made for so many. */
+    int (*vm_state)(struct blk_node *n, uint64_t bytes, uint64_t *offset, struct error **err);
     /* blkdebug: the node above is at this point of its work; and what tests ask for (block.h). */
     void (*event)(struct blk_node *n, enum blk_event event);
     int (*debug)(struct blk_node *n, enum blk_debug_call call, const char *event, const char *tag);

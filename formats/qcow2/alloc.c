@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <inttypes.h>
 
+#include "base/cleanup.h"
 #include "base/macros.h"
 #include "internal.h"
 
@@ -122,6 +123,25 @@ int qcow2_alloc_exact(struct qcow2 *q, uint64_t count, uint64_t *host)
     *host = first << q->cluster_bits;
     q->fresh = MAX(q->fresh, (first + count) << q->cluster_bits);
     return 0;
+}
+
+int qcow2_write_new_table(struct qcow2 *q, const void *table, uint64_t bytes, uint64_t *host)
+{
+    int ret;
+    {
+        WRLOCK_SCOPE(&q->lock);
+        do {
+            ret = qcow2_alloc_exact(q, bytes >> q->cluster_bits, host);
+        } while (ret == TABLE_RELOCKED);
+    }
+    if (ret < 0)
+        return ret;
+    ret = blk_write(q->file, *host, table, bytes, 0);
+    if (ret < 0) {
+        WRLOCK_SCOPE(&q->lock);
+        qcow2_release(q, *host, bytes);
+    }
+    return ret;
 }
 
 /* ---- compressed data ------------------------------------------------------------------------------------ */

@@ -49,13 +49,8 @@ void qcow2_l1_touch(struct qcow2 *q, uint32_t i)
     q->l1_dirty = true;
 }
 
-int qcow2_free_later(struct qcow2 *q, uint64_t host, uint64_t len)
+static int push_freed(struct qcow2 *q, uint64_t host, uint64_t len)
 {
-    /* Tables that go away have left the overlap set before: this one is in use (Q5). */
-    const char *there = qcow2_overlap_find(q, host, len);
-    if (there)
-        return qcow2_corrupt(q, "guest data at %#llx is to be freed, where %s lies",
-                             (unsigned long long)host, there);
     uint64_t packed = cluster_of(q, q->packed_next);
     if (cluster_of(q, host) <= packed && packed <= cluster_of(q, host + len - 1))
         q->packed_next = 0;
@@ -70,6 +65,27 @@ int qcow2_free_later(struct qcow2 *q, uint64_t host, uint64_t len)
     struct qcow2_freed f = { .offset = host, .length = len };
     (void)vector_push(&q->freed, f); /* without memory it leaks, which check mends */
     return 0;
+}
+
+static int free_unless(struct qcow2 *q, uint64_t host, uint64_t len, const char *there)
+{
+    if (there)
+        return qcow2_corrupt(q, "%#llx is to be freed, where %s lies", (unsigned long long)host,
+                             there);
+    return push_freed(q, host, len);
+}
+
+int qcow2_free_later(struct qcow2 *q, uint64_t host, uint64_t len)
+{
+    /* Tables that go away have left the overlap set before: this one is in use (Q5). */
+    return free_unless(q, host, len, qcow2_overlap_find(q, host, len));
+}
+
+int qcow2_free_table_later(struct qcow2 *q, uint64_t host)
+{
+    const char *there = qcow2_overlap_find(q, host, q->cluster_size);
+    return free_unless(q, host, q->cluster_size,
+                       there && strcmp(there, OVERLAP_L2) != 0 ? there : NULL);
 }
 
 /* ---- taking copies ----------------------------------------------------------------------------------- */

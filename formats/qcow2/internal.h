@@ -41,12 +41,17 @@ int qcow2_write_end(struct blk_node *n, struct write_plan *plan, int result);
 int qcow2_zero_range(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags);
 int qcow2_discard_range(struct blk_node *n, uint64_t off, uint64_t len);
 
-/* Exclusive: the slice for `guest`, its L2 table made if there is none. As qcow2_l2_slice. */
-int qcow2_l2_slice_new(struct qcow2 *q, uint64_t guest, uint8_t **slice, uint32_t *index);
+/* Exclusive: the slice for `guest`, of an L2 table that no snapshot shares: a shared one is copied, a missing one
+ * made if `make` says so. As qcow2_l2_slice. */
+int qcow2_l2_slice_own(struct qcow2 *q, uint64_t guest, bool make, uint8_t **slice,
+                       uint32_t *index);
 
 /* ---- refcount.c: exclusive, all may answer TABLE_RELOCKED, with nothing changed then ------------- */
 
 int qcow2_ref_get(struct qcow2 *q, uint64_t cluster, uint64_t *value);
+/* The least and the largest refcount in [cluster, cluster + count), all within one refcount slice. */
+int qcow2_ref_range(struct qcow2 *q, uint64_t cluster, uint64_t count, uint64_t *min,
+                    uint64_t *max);
 /* Adds delta (+1, -1) to each cluster in [cluster, cluster + count), all within one refcount slice. */
 int qcow2_ref_add(struct qcow2 *q, uint64_t cluster, uint64_t count, int delta);
 /* Clusters from `cluster` on that its refcount slice counts. */
@@ -67,6 +72,9 @@ int qcow2_ref_cover(struct qcow2 *q, uint64_t first, uint64_t count);
 int qcow2_alloc(struct qcow2 *q, uint64_t want, uint64_t *host, uint64_t *got, bool *fresh);
 /* Exactly `count` clusters in one run, for tables. */
 int qcow2_alloc_exact(struct qcow2 *q, uint64_t count, uint64_t *host);
+/* Without locks: a table of whole clusters goes to a new place. Durable, counts first, after the next
+ * qcow2_commit. */
+int qcow2_write_new_table(struct qcow2 *q, const void *table, uint64_t bytes, uint64_t *host);
 /* Room for `len` bytes of compressed data, packed behind the last. */
 int qcow2_alloc_bytes(struct qcow2 *q, uint64_t len, uint64_t *host);
 /* Takes one reference from each cluster that [host, host + len) touches, now: for what was never
@@ -77,6 +85,8 @@ void qcow2_release(struct qcow2 *q, uint64_t host, uint64_t len);
 
 /* Exclusive: these host bytes lost a reference; they are released once that is durable (Q4). */
 int qcow2_free_later(struct qcow2 *q, uint64_t host, uint64_t len);
+/* The same for the cluster of an L2 table, which the active disk may go on using. */
+int qcow2_free_table_later(struct qcow2 *q, uint64_t host);
 /* Without locks: writes metadata in order. durable: and makes all so far acknowledged durable. */
 int qcow2_commit(struct qcow2 *q, bool durable);
 /* Without locks and with no request in flight: commits, and releases all that is in quarantine. */
@@ -89,6 +99,7 @@ void qcow2_l1_touch(struct qcow2 *q, uint32_t i);
 /* ---- overlap.c: exclusive ------------------------------------------------------------------------- */
 
 struct qcow2_overlap;
+#define OVERLAP_L2 "an L2 table"
 /* From the tables in memory. -EEXIST: two of them share a cluster, *clash names one. */
 int qcow2_overlap_build(struct qcow2 *q, const char **clash);
 void qcow2_overlap_free(struct qcow2 *q);
@@ -97,13 +108,23 @@ void qcow2_overlap_remove(struct qcow2 *q, uint64_t host, uint64_t len);
 /* The name of the metadata that lies in [host, host + len), NULL for none. Also with the lock shared. */
 const char *qcow2_overlap_find(const struct qcow2 *q, uint64_t host, uint64_t len);
 
-/* ---- snapshot.c ------------------------------------------------------------------------------------ */
+/* ---- snapshot.c: see snapshot.h, too --------------------------------------------------------------- */
 
 /* Walks the snapshot table and checks it; list (may be NULL) gets an object for each. */
 int qcow2_snapshots_read(struct qcow2 *q, json_t *list, struct error **err);
 
+int qcow2_snapshot_create(struct blk_node *n, const struct blk_snapshot *what, struct error **err);
+int qcow2_snapshot_apply(struct blk_node *n, const char *id, const char *name, struct error **err);
+int qcow2_snapshot_delete(struct blk_node *n, const char *id, const char *name, struct error **err);
+int qcow2_snapshot_view(struct blk_node *n, const char *id, const char *name, struct error **err);
+
+/* Where a machine's state lies; with bytes > 0 room is made for so many. */
+int qcow2_vm_state(struct blk_node *n, uint64_t bytes, uint64_t *offset, struct error **err);
+
 /* ---- resize.c -------------------------------------------------------------------------------------- */
 
 int qcow2_resize(struct blk_node *n, uint64_t size, enum blk_prealloc prealloc, struct error **err);
+/* Exclusive: the L1 table reaches to the guest offset `offset` + `bytes`. */
+int qcow2_grow_l1_for(struct qcow2 *q, uint64_t offset, uint64_t bytes, struct error **err);
 
 #endif

@@ -152,6 +152,8 @@ int qcow2_map_read(struct blk_node *n, uint64_t off, uint64_t len, unsigned flag
     } else if (ret == 0) {
         ret = map_entry(q, slice, index, off, len, m);
     }
+    if (off >= q->header.size && m->kind == MAP_UNALLOCATED)
+        m->kind = MAP_ZERO;          /* a machine's state: no layer below has a part in it */
     pthread_rwlock_unlock(&q->lock); /* taken above, by trying or waiting */
     if (ret == 0 && (flags & MAP_STATUS) && !(flags & BLK_NOWAIT) && m->kind == MAP_DATA)
         m->maybe_holes = qcow2_reserved_ahead(q);

@@ -133,7 +133,7 @@ static int add_tables(struct qcow2 *q, const char **clash)
             ret = add_apart(q, q->reftable[i] & RTE_OFFSET, 1, "a refcount block", clash);
     for (uint32_t i = 0; i < q->header.l1_size && ret == 0; i++)
         if (q->l1[i] & L1E_OFFSET)
-            ret = add_apart(q, q->l1[i] & L1E_OFFSET, 1, "an L2 table", clash);
+            ret = add_apart(q, q->l1[i] & L1E_OFFSET, 1, OVERLAP_L2, clash);
     return ret;
 }
 

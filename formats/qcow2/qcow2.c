@@ -160,11 +160,6 @@ static int check_writable(struct qcow2 *q, struct error **err)
                          "%s: the image is marked corrupt and can only be opened "
                          "read-only: repair it with img check -r all",
                          name);
-    if (h->nb_snapshots)
-        return error_set(err, ENOTSUP,
-                         "%s: the image has internal snapshots and can only be "
-                         "opened read-only",
-                         name);
     if (h->autoclear & QCOW2_AUTOCLEAR_BITMAPS)
         return error_set(err, ENOTSUP,
                          "%s: the image has persistent bitmaps and can only be "
@@ -467,4 +462,9 @@ const struct driver qcow2_driver = {
     .check = qcow2_check,
     .info = qcow2_info,
     .measure = qcow2_measure,
+    .snapshot_create = qcow2_snapshot_create,
+    .snapshot_apply = qcow2_snapshot_apply,
+    .snapshot_delete = qcow2_snapshot_delete,
+    .snapshot_view = qcow2_snapshot_view,
+    .vm_state = qcow2_vm_state,
 };

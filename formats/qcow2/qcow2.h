@@ -13,7 +13,7 @@
  *   commit.c   the order in which metadata reaches the disk, and quarantine
  *   overlap.c  which clusters hold metadata: never to be written as data
  *   codec.c    compressed clusters
- *   snapshot.c the table of internal snapshots
+ *   snapshot*.c internal snapshots; snapshot.h has their rules
  *   layout.c create.c measure.c resize.c
  *   check*.c   check and repair
  *
@@ -175,6 +175,7 @@ struct qcow2 {
     struct qcow2_overlap *overlap;
     qcow2_freed_list freed;      /* unmapped in memory, not yet on the disk */
     qcow2_freed_list quarantine; /* unmapped on the disk, waiting for their epoch */
+    uint64_t snapshots_len;      /* bytes of the snapshot table, as last read or written */
     bool unsynced;               /* data was written to new clusters since the last commit */
 
     pthread_mutex_t commit_lock;
@@ -216,6 +217,12 @@ static inline uint64_t l1_entries_for(uint32_t cluster_bits, uint64_t size)
 {
     uint32_t shift = 2 * cluster_bits - 3;
     return (size >> shift) + ((size & ((UINT64_C(1) << shift) - 1)) != 0);
+}
+
+/* Where a machine's saved state begins, as a guest offset: behind what the disk's L1 entries cover. */
+static inline uint64_t vm_state_offset(const struct qcow2 *q)
+{
+    return l1_entries_for(q->cluster_bits, q->header.size) << (2 * q->cluster_bits - 3);
 }
 
 /* Clusters that one refcount block counts. */

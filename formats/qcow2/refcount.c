@@ -74,6 +74,25 @@ int qcow2_ref_get(struct qcow2 *q, uint64_t cluster, uint64_t *value)
     return ret;
 }
 
+int qcow2_ref_range(struct qcow2 *q, uint64_t cluster, uint64_t count, uint64_t *min, uint64_t *max)
+{
+    uint8_t *slice;
+    uint64_t i;
+    int ret = slice_of(q, cluster, &slice, &i);
+
+    *min = *max = 0;
+    if (ret != 0)
+        return ret == -ENOENT ? 0 : ret;
+    assert(i + count <= per_slice(q));
+    *min = UINT64_MAX;
+    for (uint64_t k = 0; k < count; k++) {
+        uint64_t v = refcount_load(slice, i + k, q->refcount_order);
+        *min = MIN(*min, v);
+        *max = MAX(*max, v);
+    }
+    return 0;
+}
+
 int qcow2_ref_add(struct qcow2 *q, uint64_t cluster, uint64_t count, int delta)
 {
     uint8_t *slice;

@@ -16,17 +16,6 @@ static int failed(struct qcow2 *q, int ret, const char *what, struct error **err
 
 /* ---- a larger L1 table ------------------------------------------------------------------------------- */
 
-static int alloc_l1(struct qcow2 *q, uint64_t entries, uint64_t *host)
-{
-    int ret;
-
-    WRLOCK_SCOPE(&q->lock);
-    do {
-        ret = qcow2_alloc_exact(q, cluster_up(q, entries * 8) >> q->cluster_bits, host);
-    } while (ret == TABLE_RELOCKED);
-    return ret;
-}
-
 /* From here on the header names the new table; the old one is freed. Owns l1. */
 static int publish_l1(struct qcow2 *q, uint64_t host, uint64_t entries, uint64_t *l1)
 {
@@ -59,15 +48,12 @@ static int publish_l1(struct qcow2 *q, uint64_t host, uint64_t entries, uint64_t
 
 static int grow_l1(struct qcow2 *q, uint64_t entries)
 {
-    uint64_t host;
+    uint64_t host, bytes = cluster_up(q, entries * 8);
+
     node_event(q->file, EVENT_L1_GROW_ALLOC_TABLE);
     int ret = qcow2_commit(q, true); /* the table in memory is the one on the disk */
-
-    if (ret == 0)
-        ret = alloc_l1(q, entries, &host);
     if (ret < 0)
         return ret;
-    uint64_t bytes = cluster_up(q, entries * 8);
     uint64_t *l1 = calloc(1, bytes);
     _cleanup_free_ uint8_t *disk = calloc(1, bytes);
     if (!l1 || !disk) {
@@ -78,7 +64,7 @@ static int grow_l1(struct qcow2 *q, uint64_t entries)
     for (uint32_t i = 0; i < q->header.l1_size; i++)
         store_be64(disk + (size_t)i * 8, l1[i]);
     node_event(q->file, EVENT_L1_GROW_WRITE_TABLE);
-    ret = blk_write(q->file, host, disk, bytes, 0);
+    ret = qcow2_write_new_table(q, disk, bytes, &host);
     if (ret == 0)
         ret = qcow2_commit(q, true); /* refcounts of the new table, then */
     if (ret == 0)
@@ -135,12 +121,29 @@ static int fill(struct qcow2 *q, uint64_t off, uint64_t end, enum blk_prealloc h
     return 0;
 }
 
+int qcow2_grow_l1_for(struct qcow2 *q, uint64_t offset, uint64_t bytes, struct error **err)
+{
+    uint64_t need = offset <= INT64_MAX && bytes <= INT64_MAX - offset
+                        ? l1_entries_for(q->cluster_bits, offset + bytes)
+                        : UINT64_MAX / 8;
+
+    if (need * 8 > QCOW2_MAX_L1_BYTES)
+        return error_set(err, EFBIG,
+                         "%s: %" PRIu64 " bytes are too many for clusters of %u bytes: "
+                         "the limit is %" PRIu64,
+                         blk_filename(q->node), offset + bytes, q->cluster_size,
+                         (uint64_t)QCOW2_MAX_L1_BYTES / 8 << (2 * q->cluster_bits - 3));
+    int ret = need > q->header.l1_size ? grow_l1(q, need) : 0;
+    return ret < 0 ? failed(q, ret, "make a larger L1 table", err) : 0;
+}
+
 /* ---- shrinking ------------------------------------------------------------------------------------------ */
 
-/* Unmaps what lies behind `size`, first in the tables and then the tables themselves. */
+/* Unmaps what lies behind `size`, a machine's state included, first in the tables and then the tables themselves. */
 static int cut_off(struct qcow2 *q, uint64_t size)
 {
-    uint64_t from = cluster_up(q, size), end = cluster_up(q, q->header.size);
+    uint64_t from = cluster_up(q, size);
+    uint64_t end = (uint64_t)q->header.l1_size << (2 * q->cluster_bits - 3);
     int ret = from < end ? qcow2_discard_range(q->node, from, end - from) : 0;
 
     if (ret == -ENOTSUP)
@@ -187,41 +190,48 @@ static int set_size(struct qcow2 *q, uint64_t size)
     return ret;
 }
 
+/* What lies behind `size` goes, from the tables and with them. */
+static int free_behind(struct qcow2 *q, uint64_t size)
+{
+    int ret = cut_off(q, size);
+
+    if (ret == 0)
+        ret = drop_tables(q, size);
+    return ret == 0 ? qcow2_settle(q) : ret;
+}
+
 static int shrink(struct qcow2 *q, uint64_t size, struct error **err)
 {
     /* The header first: from then on nothing below it is needed, and a crash leaves leaks. */
-    uint64_t old = q->header.size;
     int ret = qcow2_commit(q, true);
 
     if (ret == 0)
         ret = set_size(q, size);
     if (ret < 0)
         return failed(q, ret, "write the new size", err);
-    q->header.size = old;
-    ret = cut_off(q, size);
-    q->header.size = size;
-    if (ret == 0)
-        ret = drop_tables(q, size);
-    if (ret == 0)
-        ret = qcow2_settle(q);
+    ret = free_behind(q, size);
     return ret < 0 ? failed(q, ret, "free what lies behind the new end", err) : 0;
+}
+
+/* A machine's state that an applied snapshot brought must not become part of the disk. */
+static int drop_vm_state(struct qcow2 *q)
+{
+    for (uint64_t i = l1_entries_for(q->cluster_bits, q->header.size); i < q->header.l1_size; i++)
+        if (q->l1[i] & L1E_OFFSET)
+            return free_behind(q, q->header.size);
+    return 0;
 }
 
 static int grow(struct qcow2 *q, uint64_t size, enum blk_prealloc prealloc, struct error **err)
 {
-    uint64_t need = l1_entries_for(q->cluster_bits, size), old = q->header.size;
-    int ret = 0;
+    uint64_t old = q->header.size;
+    int ret = drop_vm_state(q);
 
-    if (need * 8 > QCOW2_MAX_L1_BYTES)
-        return error_set(err, EFBIG,
-                         "%s: %" PRIu64 " bytes are too many for clusters of %u bytes: "
-                         "the limit is %" PRIu64,
-                         blk_filename(q->node), size, q->cluster_size,
-                         (uint64_t)QCOW2_MAX_L1_BYTES / 8 << (2 * q->cluster_bits - 3));
-    if (need > q->header.l1_size)
-        ret = grow_l1(q, need);
     if (ret < 0)
-        return failed(q, ret, "make a larger L1 table", err);
+        return failed(q, ret, "free a machine's state behind the disk", err);
+    ret = qcow2_grow_l1_for(q, 0, size, err);
+    if (ret < 0)
+        return ret;
     if (prealloc != BLK_PREALLOC_OFF) {
         ret = preallocate(q, cluster_up(q, old), size);
         if (ret == 0)
@@ -244,6 +254,11 @@ int qcow2_resize(struct blk_node *n, uint64_t size, enum blk_prealloc prealloc, 
                          blk_filename(n));
     if (size == q->header.size)
         return 0;
+    if (q->header.nb_snapshots && q->version < 3)
+        return error_set(err, ENOTSUP,
+                         "%s: an image of version 2 with snapshots cannot be resized: they do not "
+                         "say how large the disk was",
+                         blk_filename(n));
     if (size < q->header.size)
         return shrink(q, size, err);
     return grow(q, size, prealloc, err);

@@ -210,6 +210,19 @@ int qcow2_write_begin(struct blk_node *n, uint64_t off, uint64_t len, unsigned f
 
 /* ---- publishing ------------------------------------------------------------------------------------------ */
 
+/* The L2 table of L1 entry i is at `host` from now on, a cluster taken for it. The lock is exclusive. */
+static int install_l2_table(struct qcow2 *q, uint64_t i, uint64_t host)
+{
+    int ret = qcow2_overlap_add(q, host, 1, OVERLAP_L2);
+
+    if (ret < 0)
+        return ret;
+    table_cache_drop(q->l2, host, q->cluster_size); /* of a table that lay there once */
+    q->l1[i] = host | QE_COPIED;
+    qcow2_l1_touch(q, (uint32_t)i);
+    return 0;
+}
+
 /* Makes an L2 table for L1 entry i. The lock is exclusive. */
 static int make_l2_table(struct qcow2 *q, uint64_t i)
 {
@@ -224,23 +237,50 @@ static int make_l2_table(struct qcow2 *q, uint64_t i)
      * slice of it may have been written by then (Q3). Past the end this only makes the file longer. */
     ret = blk_zero(q->file, host, q->cluster_size, 0);
     if (ret == 0)
-        ret = qcow2_overlap_add(q, host, 1, "an L2 table");
+        ret = install_l2_table(q, i, host);
+    if (ret < 0)
+        qcow2_release(q, host, q->cluster_size);
+    return ret;
+}
+
+/* The table of L1 entry i is shared with a snapshot: its entries move to one of our own. What they refer to
+ * is counted for both already, so that they stay without COPIED. The lock is exclusive, and no slice of a
+ * shared table is dirty (S2). */
+static int copy_l2_table(struct qcow2 *q, uint64_t i)
+{
+    uint64_t old = q->l1[i] & L1E_OFFSET, host;
+    _cleanup_free_ void *table = malloc(q->cluster_size);
+
+    if (!table)
+        return -ENOMEM;
+    node_event(q->file, EVENT_L2_ALLOC_COW_READ);
+    int ret = qcow2_alloc_exact(q, 1, &host);
+    if (ret != 0)
+        return ret;
+    ret = blk_read(q->file, old, table, q->cluster_size, 0);
+    if (ret == 0)
+        ret = blk_write(q->file, host, table, q->cluster_size, 0);
+    if (ret == 0)
+        ret = install_l2_table(q, i, host);
     if (ret < 0) {
         qcow2_release(q, host, q->cluster_size);
         return ret;
     }
-    q->l1[i] = host | QE_COPIED;
-    qcow2_l1_touch(q, (uint32_t)i);
-    return 0;
+    qcow2_overlap_remove(q, old, 1);
+    return qcow2_free_later(q, old, q->cluster_size);
 }
 
-int qcow2_l2_slice_new(struct qcow2 *q, uint64_t guest, uint8_t **slice, uint32_t *index)
+int qcow2_l2_slice_own(struct qcow2 *q, uint64_t guest, bool make, uint8_t **slice, uint32_t *index)
 {
+    uint64_t i = l1_index_of(q, guest), l1e = i < q->header.l1_size ? q->l1[i] : 0;
     int ret = qcow2_l2_slice(q, guest, true, false, slice, index);
 
-    if (ret != -ENOENT)
+    if (ret == 0 && !(l1e & QE_COPIED))
+        ret = copy_l2_table(q, i);
+    else if (ret == -ENOENT && make)
+        ret = make_l2_table(q, i);
+    else
         return ret;
-    ret = make_l2_table(q, l1_index_of(q, guest));
     return ret == 0 ? TABLE_RELOCKED : ret;
 }
 
@@ -307,7 +347,8 @@ int qcow2_write_end(struct blk_node *n, struct write_plan *p, int result)
 
     WRLOCK_SCOPE(&q->lock);
     while (result == 0 && k < count) {
-        int ret = qcow2_l2_slice_new(q, p->unit_offset + (k << q->cluster_bits), &slice, &index);
+        int ret =
+            qcow2_l2_slice_own(q, p->unit_offset + (k << q->cluster_bits), true, &slice, &index);
         if (ret < 0)
             result = ret;
         if (ret != 0)
@@ -344,34 +385,61 @@ static uint64_t unmapped(const struct qcow2 *q, uint64_t old, enum unmap_mode mo
     return q->version >= 3 ? L2E_ZERO : 0;
 }
 
-/* The part of [off, end) that one slice maps. Returns 1 when there was nothing to change up to *next. */
+/* What one slice maps of [off, end): changed, or (change false) looked at. 1: something is to change. */
+static int unmap_entries(struct qcow2 *q, uint8_t *slice, uint32_t index, uint64_t off,
+                         uint64_t end, enum unmap_mode mode, bool backing, bool change)
+{
+    for (; off < end && index < q->slice_size / 8; off += q->cluster_size, index++) {
+        uint64_t old = slice_entry(slice, index), entry = unmapped(q, old, mode, backing);
+        if (entry == old)
+            continue;
+        if (!change)
+            return 1;
+        replace_entry(q, slice, index, entry);
+    }
+    return 0;
+}
+
+/* The slice for `off`, if something in it is to change; a shared table must not be copied for nothing. 0,
+ * TABLE_RELOCKED, -ENOENT (nothing to change up to the end of the slice, or of the whole table), or an error. */
+static int slice_to_unmap(struct qcow2 *q, uint64_t off, uint64_t end, enum unmap_mode mode,
+                          bool backing, uint8_t **slice, uint32_t *index, uint64_t *next)
+{
+    int ret = qcow2_l2_slice(q, off, true, false, slice, index);
+
+    if (ret == 0) {
+        *next = off + (uint64_t)slice_left(q, *index) * q->cluster_size;
+        if (!unmap_entries(q, *slice, *index, off, end, mode, backing, false))
+            return -ENOENT;
+    } else if (ret == -ENOENT) {
+        uint32_t shift = 2 * q->cluster_bits - 3;
+        *next = ((off >> shift) + 1) << shift;
+        if (!backing || mode == UNMAP_DISCARD)
+            return ret;
+    } else {
+        return ret;
+    }
+    ret = qcow2_l2_slice_own(q, off, true, slice, index);
+    if (ret == 0)
+        *next = off + (uint64_t)slice_left(q, *index) * q->cluster_size;
+    return ret;
+}
+
+/* The part of [off, end) that one slice maps; *next is where it ends. */
 static int unmap_slice(struct qcow2 *q, uint64_t off, uint64_t end, enum unmap_mode mode,
                        bool backing, uint64_t *next)
 {
     uint8_t *slice;
     uint32_t index;
-    bool make = backing && mode != UNMAP_DISCARD;
+    int ret;
 
     WRLOCK_SCOPE(&q->lock);
-    int ret;
     do {
-        ret = make ? qcow2_l2_slice_new(q, off, &slice, &index)
-                   : qcow2_l2_slice(q, off, true, false, &slice, &index);
+        ret = slice_to_unmap(q, off, end, mode, backing, &slice, &index, next);
     } while (ret == TABLE_RELOCKED);
-    if (ret == -ENOENT) {
-        uint32_t shift = 2 * q->cluster_bits - 3;
-        *next = ((off >> shift) + 1) << shift;
-        return 0;
-    }
-    if (ret < 0)
-        return ret;
-    for (; off < end && index < q->slice_size / 8; off += q->cluster_size, index++) {
-        uint64_t old = slice_entry(slice, index), entry = unmapped(q, old, mode, backing);
-        if (entry != old)
-            replace_entry(q, slice, index, entry);
-    }
-    *next = off;
-    return 0;
+    if (ret == 0)
+        unmap_entries(q, slice, index, off, end, mode, backing, true);
+    return ret == -ENOENT ? 0 : ret;
 }
 
 static int unmap(struct qcow2 *q, uint64_t off, uint64_t len, enum unmap_mode mode, bool backing)

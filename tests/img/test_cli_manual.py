@@ -112,7 +112,7 @@ def test_did_you_mean(img, tmp, args, word):
     assert f"did you mean '{word}" in img.fails(*args, code=1).err
 
 
-@pytest.mark.parametrize("command", ["amend", "bitmap", "commit", "rebase", "snapshot"])
+@pytest.mark.parametrize("command", ["amend", "bitmap", "commit", "rebase"])
 def test_commands_to_come_say_so(img, tmp, command):
     err = img.fails(command, "-l", "x", code=1).err
     assert "not there yet" in err and len(err.splitlines()) == 1

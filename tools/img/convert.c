@@ -112,7 +112,7 @@ static const struct arg_def args[] = {
       .kind = ARG_TEXT,
       .at = offsetof(struct convert, snapshot),
       .value = "SNAPSHOT",
-      .help = "the state that an internal snapshot keeps (not there yet)" },
+      .help = "the state that an internal snapshot keeps" },
     { .name = "salvage",
       .kind = ARG_FLAG,
       .at = offsetof(struct convert, salvage),
@@ -146,9 +146,7 @@ enum {
 /* What cannot be served yet, or contradicts itself. */
 static bool options_agree(const struct convert *o)
 {
-    if (o->snapshot) {
-        complain("internal snapshots cannot be read yet: leave out -l %s", o->snapshot);
-    } else if (o->skip_bitmaps && !o->bitmaps) {
+    if (o->skip_bitmaps && !o->bitmaps) {
         complain("--skip-broken-bitmaps goes with --bitmaps");
     } else if (o->bitmaps) {
         complain("bitmaps cannot be copied yet: leave out --bitmaps");

@@ -1,8 +1,10 @@
 #include "image.h"
 
+#include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/cleanup.h"
 #include "base/distance.h"
 #include "base/round.h"
 
@@ -52,6 +54,26 @@ bool image_opts_alone(bool image_opts, const char *format)
     return false;
 }
 
+static bool view_described(struct blk_node *node, const char *text, struct error **err)
+{
+    _cleanup_free_ char *list = strdup(text);
+    _cleanup_free_ char *id = list ? options_take(list, "snapshot.id") : NULL;
+    _cleanup_free_ char *name = list ? options_take(list, "snapshot.name") : NULL;
+    return blk_snapshot_view(node, id, name, err) == 0;
+}
+
+static bool view(struct blk_node *node, const char *text, struct error **err)
+{
+    if (strncmp(text, "snapshot.", 9) == 0)
+        return view_described(node, text, err);
+    int ret = blk_snapshot_view(node, text, NULL, err);
+    if (ret != -ENOENT)
+        return ret == 0;
+    blk_error_free(*err);
+    *err = NULL;
+    return blk_snapshot_view(node, NULL, text, err) == 0;
+}
+
 struct blk_node *image_open(const struct image_spec *spec)
 {
     if (spec->format && !format_known(spec->format))
@@ -67,6 +89,11 @@ struct blk_node *image_open(const struct image_spec *spec)
     struct error *err = NULL;
     if (blk_open(spec->name, &args, &node, &err) < 0) {
         complain_error(&err, NULL);
+        return NULL;
+    }
+    if (spec->snapshot && !view(node, spec->snapshot, &err)) {
+        complain_error(&err, NULL);
+        blk_close(node, NULL);
         return NULL;
     }
     return node;

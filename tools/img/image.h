@@ -13,6 +13,9 @@ struct image_spec {
     const char *cache;  /* NULL: the default */
     bool image_opts;
     unsigned flags; /* enum blk_open_flag */
+    /* Show this internal snapshot (read-only): an id, a name, or snapshot.id=ID,snapshot.name=NAME.
+     * NULL: the disk. */
+    const char *snapshot;
 };
 
 /* NULL after a complaint. */

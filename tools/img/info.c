@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -15,6 +14,7 @@
 #include "image.h"
 #include "output.h"
 #include "picture.h"
+#include "snapshots.h"
 
 struct info {
     const char *format, *output;
@@ -62,36 +62,6 @@ static json_t *info_json(const struct blk_info *info)
     return o;
 }
 
-static void print_snapshots(const char *text)
-{
-    _cleanup_json_ json_t *list = json_loads(text, 0, NULL);
-    if (json_array_size(list) == 0)
-        return;
-    puts("Snapshot list:");
-    printf("%-10s%-17s%8s%20s%13s%11s\n", "ID", "TAG", "VM SIZE", "DATE", "VM CLOCK", "ICOUNT");
-    size_t i;
-    json_t *s;
-    json_array_foreach(list, i, s)
-    {
-        time_t date = (time_t)json_integer_value(json_object_get(s, "date-sec"));
-        struct tm tm;
-        char when[64] = "", clock[64], count[32] = "";
-        if (localtime_r(&date, &tm))
-            strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S", &tm);
-        uint64_t secs = (uint64_t)json_integer_value(json_object_get(s, "vm-clock-sec"));
-        uint64_t nsecs = (uint64_t)json_integer_value(json_object_get(s, "vm-clock-nsec"));
-        snprintf(clock, sizeof(clock), "%02" PRIu64 ":%02u:%02u.%03u", secs / 3600,
-                 (unsigned)(secs / 60 % 60), (unsigned)(secs % 60), (unsigned)(nsecs / 1000000));
-        json_t *icount = json_object_get(s, "icount");
-        if (icount)
-            snprintf(count, sizeof(count), "%" JSON_INTEGER_FORMAT, json_integer_value(icount));
-        uint64_t size = (uint64_t)json_integer_value(json_object_get(s, "vm-state-size"));
-        printf("%-9s %-16s %8s%20s%13s%11s\n", json_string_value(json_object_get(s, "id")),
-               json_string_value(json_object_get(s, "name")), human_size(size).s, when, clock,
-               count);
-    }
-}
-
 static void print_human(const struct blk_info *info)
 {
     printf("image: %s\n", info->filename);
@@ -117,8 +87,10 @@ static void print_human(const struct blk_info *info)
         if (info->backing_format)
             printf("backing file format: %s\n", info->backing_format);
     }
-    if (info->snapshots)
-        print_snapshots(info->snapshots);
+    if (info->snapshots) {
+        _cleanup_json_ json_t *list = json_loads(info->snapshots, 0, NULL);
+        snapshots_print(list);
+    }
     if (info->specific) {
         _cleanup_json_ json_t *specific = json_loads(info->specific, 0, NULL);
         json_t *data = json_object_get(specific, "data");

@@ -26,4 +26,3 @@ LATER(amend, "change the options of an image");
 LATER(bitmap, "keep track of changed blocks in an image");
 LATER(commit, "write an overlay's content into its backing file");
 LATER(rebase, "give an overlay another backing file");
-LATER(snapshot, "keep, apply and remove states inside an image");

@@ -50,7 +50,7 @@ static const struct arg_def args[] = {
       .kind = ARG_TEXT,
       .at = offsetof(struct measure, snapshot),
       .value = "SNAPSHOT",
-      .help = "the state that an internal snapshot keeps (not there yet)" },
+      .help = "the state that an internal snapshot keeps" },
     ARGS_OUTPUT(struct measure, output),
     ARGS_SHARE(struct measure, share),
     ARGS_OBJECT,
@@ -103,6 +103,7 @@ static int measure(struct measure *o, const char *filename)
             .format = o->format,
             .image_opts = o->image_opts,
             .flags = BLK_OPEN_QUIET | (o->share ? BLK_OPEN_SHARED : 0),
+            .snapshot = o->snapshot,
         };
         src = image_open(&spec);
         if (!src)
@@ -138,10 +139,6 @@ static bool sensible(const struct measure *o, int operands)
     }
     if (operands == 0 && (o->format || o->image_opts || o->snapshot)) {
         complain("-f, -l and --image-opts say how to read a file, but there is no file name");
-        return false;
-    }
-    if (o->snapshot) {
-        complain("internal snapshots cannot be read yet: leave out -l %s", o->snapshot);
         return false;
     }
     return image_opts_alone(o->image_opts, o->format) && format_known(o->target_format);
