@@ -134,12 +134,15 @@ int qcow2_write_new_table(struct qcow2 *q, const void *table, uint64_t bytes, ui
             ret = qcow2_alloc_exact(q, bytes >> q->cluster_bits, host);
         } while (ret == TABLE_RELOCKED);
     }
-    if (ret < 0)
+    if (ret < 0) {
+        *host = 0;
         return ret;
+    }
     ret = blk_write(q->file, *host, table, bytes, 0);
     if (ret < 0) {
         WRLOCK_SCOPE(&q->lock);
         qcow2_release(q, *host, bytes);
+        *host = 0;
     }
     return ret;
 }

@@ -72,8 +72,8 @@ int qcow2_ref_cover(struct qcow2 *q, uint64_t first, uint64_t count);
 int qcow2_alloc(struct qcow2 *q, uint64_t want, uint64_t *host, uint64_t *got, bool *fresh);
 /* Exactly `count` clusters in one run, for tables. */
 int qcow2_alloc_exact(struct qcow2 *q, uint64_t count, uint64_t *host);
-/* Without locks: a table of whole clusters goes to a new place. Durable, counts first, after the next
- * qcow2_commit. */
+/* Without locks: a table of whole clusters goes to a new place, 0 after a failure. Durable, counts first,
+ * after the next qcow2_commit. */
 int qcow2_write_new_table(struct qcow2 *q, const void *table, uint64_t bytes, uint64_t *host);
 /* Room for `len` bytes of compressed data, packed behind the last. */
 int qcow2_alloc_bytes(struct qcow2 *q, uint64_t len, uint64_t *host);

@@ -3,7 +3,8 @@
  * A run of random operations goes through a blklogwrites node. Afterwards the file below is built anew as it may
  * have been at points of the run: everything before the last flush is there; of what came later, each
  * write, or each 512-byte sector of it, may have landed or not, in any order. Every such image must
- * open, check with leaks at most, and hold what the guest had flushed.
+ * open, check with leaks at most (if it is marked dirty: after the next opener's repair), and hold what the guest had
+ * flushed, its snapshots included.
  *
  * POWERCUT_POINTS in the environment makes it longer, POWERCUT_SEED repeats a run.
  */
@@ -19,7 +20,7 @@
 #include "guest.h"
 
 struct powercut_result {
-    unsigned long cuts, images, leaky;
+    unsigned long cuts, images, leaky, dirty;
 };
 
 static bool have_qemu;
@@ -153,53 +154,118 @@ static void rebuild(struct disk *d, const struct disk *flushed, const struct log
 
 /* ---- judging ------------------------------------------------------------------------------------------ */
 
-static void foreign_check(const struct run *r, const struct disk *d, size_t cut, enum variant v)
+/* One image that a power cut left. */
+struct cut {
+    const struct run *r;
+    const struct disk *d;
+    unsigned flushed, reached; /* operations: certain, begun */
+    size_t entry;              /* of the log */
+    enum variant v;
+};
+
+static void complain(const struct cut *t, const char *what, const char *more)
+{
+    fail_msg("%s, seed %u: cut after entry %zu, variant %d: %s %s", t->r->c->name, t->r->seed,
+             t->entry, t->v, what, more ? more : "");
+}
+
+/* A marked image is to be repaired before it counts: by qemu-img here. */
+static void foreign_check(const struct cut *t, bool dirty)
 {
     char cmd[600];
     FILE *f = fopen(path("cut"), "w");
 
     assert_non_null(f);
-    assert_int_equal(fwrite(d->bytes, 1, d->size, f), d->size);
+    assert_int_equal(fwrite(t->d->bytes, 1, t->d->size, f), t->d->size);
     fclose(f);
-    snprintf(cmd, sizeof(cmd), "qemu-img check -q -f %s %s > %s 2>&1", r->c->format, path("cut"),
-             path("check.log"));
+    snprintf(cmd, sizeof(cmd), "qemu-img check -q %s -f %s %s > %s 2>&1", dirty ? "-r all" : "",
+             t->r->c->format, path("cut"), path("check.log"));
     int code = WEXITSTATUS(system(cmd));
     if (code != 0 && code != 3)
-        fail_msg("%s: cut after entry %zu, variant %d: qemu-img check says %d", r->c->name, cut, v,
-                 code);
+        complain(t, "qemu-img check disagrees", NULL);
 }
 
-static bool judge(const struct run *r, const struct disk *d, const struct allowed *sure,
-                  size_t settled, unsigned reached, size_t cut, enum variant v)
+static struct blk_node *open_cut(const struct cut *t, unsigned flags)
 {
-    size_t bytes = guest_blocks(r->c) * sizeof(*sure);
     _cleanup_error_ struct error *err = NULL;
-    char opts[600], first[200] = "";
-    struct blk_check_hooks hooks = { .message = first_finding, .opaque = first };
-    struct blk_check found;
-    uint64_t tag;
+    char opts[600];
 
-    struct blk_node *mem = must_open_opts("driver=memory,node-name=cut,size=0", BLK_OPEN_RDWR);
-    assert_int_equal(blk_write(mem, 0, d->bytes, d->size, 0), 0);
-    snprintf(opts, sizeof(opts), "driver=%s,file=cut", r->c->format);
-    struct blk_open_args args = { .image_opts = true };
+    snprintf(opts, sizeof(opts), "driver=%s,file=cut", t->r->c->format);
+    struct blk_open_args args = { .image_opts = true, .flags = flags };
     struct blk_node *n = try_open(opts, &args, &err);
     if (!n)
-        fail_msg("%s: cut after entry %zu, variant %d: %s", r->c->name, cut, v, error_text(err));
-    if (blk_check(n, 0, &found, &hooks, &err) < 0 || found.corruptions || found.check_errors)
-        fail_msg("%s: cut after entry %zu, variant %d: check: %s %s", r->c->name, cut, v, first,
-                 error_text(err));
+        complain(t, "it does not open:", error_text(err));
+    return n;
+}
+
+static void verify_disk(const struct cut *t, const struct allowed *sure, size_t settled,
+                        struct blk_node *n)
+{
+    size_t bytes = guest_blocks(t->r->c) * sizeof(*sure);
     struct allowed *a = malloc(bytes);
+    char text[100];
+    uint64_t tag = 0;
+
     assert_non_null(a);
     memcpy(a, sure, bytes);
-    allowed_add(&r->guest, a, settled, reached);
-    int64_t wrong = allowed_verify(r->c, a, n, &tag);
+    allowed_add(&t->r->guest, a, settled, t->reached);
+    int64_t wrong = allowed_verify(t->r->c, a, n, &tag);
+    snprintf(text, sizeof(text), "%lld holds %#llx", (long long)wrong, (unsigned long long)tag);
     if (wrong >= 0)
-        fail_msg("%s, seed %u: cut after entry %zu, variant %d: block %lld holds %#llx, torn or "
-                 "never there",
-                 r->c->name, r->seed, cut, v, (long long)wrong, (unsigned long long)tag);
+        complain(t, "torn or never there: block", text);
     free(a);
+}
+
+/* One of the snapshots made so far. */
+static void verify_snapshot(const struct cut *t)
+{
+    const struct guest *g = &t->r->guest;
+    unsigned made = 0;
+
+    while (made < g->kept_count && g->kept[made].made <= t->reached)
+        made++;
+    if (made == 0)
+        return;
+    struct blk_node *n = open_cut(t, 0);
+    const char *wrong = kept_verify(g, (unsigned)t->entry % made, n, t->flushed, t->reached);
+    if (wrong)
+        complain(t, wrong, NULL);
     must_close(n);
+}
+
+/* Returns whether there are leaks. */
+static bool judge(const struct cut *t, const struct allowed *sure, size_t settled, bool *dirty)
+{
+    _cleanup_error_ struct error *err = NULL;
+    char first[200] = "";
+    struct blk_check_hooks hooks = { .message = first_finding, .opaque = first };
+    struct blk_check found;
+    struct blk_info info;
+
+    struct blk_node *mem = must_open_opts("driver=memory,node-name=cut,size=0", BLK_OPEN_RDWR);
+    assert_int_equal(blk_write(mem, 0, t->d->bytes, t->d->size, 0), 0);
+    struct blk_node *n = open_cut(t, 0);
+    verify_disk(t, sure, settled, n);
+    assert_int_equal(blk_info(n, &info, NULL), 0);
+    *dirty = info.dirty;
+    blk_info_free(&info);
+    if (*dirty) { /* whoever writes next brings it into line first */
+        must_close(n);
+        must_close(open_cut(t, BLK_OPEN_RDWR));
+        n = open_cut(t, 0);
+        verify_disk(t, sure, settled, n);
+    }
+    int ret = blk_check(n, 0, &found, &hooks, &err);
+    must_close(n);
+    if (ret == 0 && flags_only(t->r->c, first)) {
+        n = open_cut(t, BLK_OPEN_RDWR | BLK_OPEN_REPAIR);
+        ret = blk_check(n, BLK_FIX_ERRORS | BLK_FIX_LEAKS, &found, NULL, &err);
+        must_close(n);
+        *dirty = true;
+    }
+    if (ret < 0 || found.corruptions || found.check_errors)
+        complain(t, first, error_text(err));
+    verify_snapshot(t);
     must_close(mem);
     return found.leaks > 0;
 }
@@ -220,7 +286,7 @@ static void cut_everywhere(struct run *r, const struct log *l, unsigned points,
     unsigned seed = r->seed;
     struct disk flushed = { .room = 0 }, d;
     size_t from = 0, settled = 0;
-    unsigned op = 0;
+    unsigned op = 0, flushed_op = 0;
 
     for (size_t i = 0; i < l->count; i++)
         flushed.room = MAX(flushed.room, l->entries[i].offset + l->entries[i].length);
@@ -234,8 +300,10 @@ static void cut_everywhere(struct run *r, const struct log *l, unsigned points,
     for (size_t cut = 1; cut <= l->count; cut++) {
         uint64_t end = l->entries[cut - 1].end;
         while (op < r->c->operations && r->log_end[op + 1] <= end)
-            if (r->guest.is_flush[++op])
+            if (r->guest.is_flush[++op]) {
                 settled = allowed_settle(&r->guest, sure, settled, op);
+                flushed_op = op;
+            }
         if (l->entries[cut - 1].flags & 1)
             for (; from < cut; from++)
                 apply(&flushed, &l->entries[from]);
@@ -244,9 +312,12 @@ static void cut_everywhere(struct run *r, const struct log *l, unsigned points,
         result->cuts++;
         for (int v = 0; v < VARIANTS; v++) {
             rebuild(&d, &flushed, l, from, cut, (enum variant)v, &seed);
-            result->leaky += judge(r, &d, sure, settled, op + 1, cut, (enum variant)v);
+            struct cut t = { r, &d, flushed_op, op + 1, cut, (enum variant)v };
+            bool dirty;
+            result->leaky += judge(&t, sure, settled, &dirty);
+            result->dirty += dirty;
             if (have_qemu && result->images++ % 40 == 0)
-                foreign_check(r, &d, cut, (enum variant)v);
+                foreign_check(&t, dirty);
         }
     }
     free(sure);
@@ -293,9 +364,10 @@ static void power_cuts(void **state)
         all.cuts += r.cuts;
         all.images += r.images;
         all.leaky += r.leaky;
+        all.dirty += r.dirty;
     }
-    print_message("%lu cut points, %lu images, %lu with leaks, 0 failures\n", all.cuts, all.images,
-                  all.leaky);
+    print_message("%lu cut points, %lu images, %lu with leaks, %lu marked dirty, 0 failures\n",
+                  all.cuts, all.images, all.leaky, all.dirty);
 }
 
 int main(void)

@@ -1,9 +1,12 @@
 /* Random writes, zeroes, discards, compressed writes and flushes from many threads on one qcow2 image,
- * each thread checking what it wrote, and then qemu-img check: no error, no leak, right content.
+ * each thread checking what it wrote, while one more makes and removes snapshots and changes the size; and then
+ * qemu-img check: no error, no leak, right content. A snapshot from between two such rounds must show what was
+ * there then, and bring it back.
  *
  * Threads own interleaved byte ranges that share clusters, so that allocation, copy-up and
  * unmapping of one cluster are always contended. QCOW2_ROUNDS in the environment makes it longer.
  */
+#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -175,6 +178,45 @@ static void step(struct worker *w)
         complain(w, "write, zero or flush failed", ret, off, len);
 }
 
+/* ---- snapshots and sizes while the others write -------------------------------------------------- */
+
+struct keeper {
+    struct blk_node *node;
+    uint64_t size;
+    unsigned seed;
+    atomic_bool stop;
+    int failed;
+};
+
+static int make_snapshot(struct blk_node *node, const char *name)
+{
+    struct blk_snapshot what = { .name = name, .icount = UINT64_MAX };
+    return blk_snapshot_create(node, &what, NULL);
+}
+
+/* Refcounts of one bit have no room for a snapshot. */
+static void *keep(void *opaque)
+{
+    struct keeper *k = opaque;
+
+    for (unsigned i = 0; !atomic_load(&k->stop) && !k->failed; i++) {
+        char name[16];
+        snprintf(name, sizeof(name), "k%u", i);
+        int ret = make_snapshot(k->node, name);
+        usleep((unsigned)rand_r(&k->seed) % 4000);
+        int resized = blk_resize(k->node, k->size + (uint64_t)rand_r(&k->seed) % 8 * (1 << 20),
+                                 BLK_PREALLOC_OFF, NULL);
+        if (resized < 0 && resized != -ENOTSUP) /* version 2 with a snapshot */
+            k->failed = resized;
+        usleep((unsigned)rand_r(&k->seed) % 4000);
+        if (ret == 0)
+            ret = blk_snapshot_delete(k->node, NULL, name, NULL);
+        if (ret < 0 && ret != -ERANGE)
+            k->failed = ret;
+    }
+    return NULL;
+}
+
 static void *run(void *opaque)
 {
     struct worker *w = opaque;
@@ -236,15 +278,21 @@ static struct blk_node *open_image(const struct layout *l, bool writable)
 static void run_workers(const struct layout *l, struct worker *w)
 {
     struct blk_node *node = open_image(l, true);
-    pthread_t threads[MAX_THREADS];
+    struct keeper k = { .node = node, .size = disk_size(l), .seed = w->seed };
+    pthread_t threads[MAX_THREADS], keeper;
     struct error *err = NULL;
 
+    assert_int_equal(pthread_create(&keeper, NULL, keep, &k), 0);
     for (unsigned t = 0; t < l->threads; t++) {
         w[t].node = node;
         assert_int_equal(pthread_create(&threads[t], NULL, run, &w[t]), 0);
     }
     for (unsigned t = 0; t < l->threads; t++)
         pthread_join(threads[t], NULL);
+    atomic_store(&k.stop, true);
+    pthread_join(keeper, NULL);
+    if (k.failed)
+        fail_msg("%s: a snapshot or a new size: %d", l->name, k.failed);
     for (unsigned t = 0; t < l->threads; t++)
         if (w[t].trouble[0])
             fail_msg("%s", w[t].trouble);
@@ -252,16 +300,19 @@ static void run_workers(const struct layout *l, struct worker *w)
         fail_msg("%s: close: %s", l->name, blk_error_text(err));
 }
 
-static void verify(const struct layout *l, struct worker *w)
+/* The disk, or what one of its snapshots shows. */
+static void verify(const struct layout *l, struct worker *w, const char *snapshot)
 {
     struct blk_node *node = open_image(l, false);
 
+    if (snapshot)
+        assert_int_equal(blk_snapshot_view(node, NULL, snapshot, NULL), 0);
     for (unsigned t = 0; t < l->threads; t++) {
         w[t].node = node;
         for (unsigned s = 0; s < SLOTS; s++)
             check_read(&w[t], place(&w[t], s), w[t].shadow[s], l->slot);
         if (w[t].trouble[0])
-            fail_msg("after reopening: %s", w[t].trouble);
+            fail_msg("%s: %s", snapshot ? snapshot : "after reopening", w[t].trouble);
     }
     blk_close(node, NULL);
     if (shell("qemu-img check i.qcow2 > check.log 2>&1 || { cat check.log; false; }"))
@@ -287,15 +338,47 @@ static void verify_foreign(const struct layout *l, struct worker *w)
     fclose(f);
 }
 
+/* False: this image has no room for a snapshot. */
+static bool snapshot_between(const struct layout *l, const char *name, bool make)
+{
+    struct blk_node *node = open_image(l, true);
+    int ret = make ? make_snapshot(node, name) : blk_snapshot_apply(node, NULL, name, NULL);
+
+    assert_int_equal(blk_close(node, NULL), 0);
+    assert_true(ret == 0 || ret == -ERANGE);
+    return ret == 0;
+}
+
+/* Three rounds; after the first the disk is kept, after the second brought back. */
+static void rounds_with_snapshot(const struct layout *l, struct worker *w, struct worker *kept)
+{
+    run_workers(l, w);
+    verify(l, w, NULL);
+    bool there = snapshot_between(l, "between", true);
+    memcpy(kept, w, l->threads * sizeof(*w));
+    run_workers(l, w);
+    verify(l, w, NULL);
+    if (there) {
+        verify(l, kept, "between");
+        snapshot_between(l, "between", false);
+        memcpy(w, kept, l->threads * sizeof(*w));
+        verify(l, w, NULL);
+    }
+    run_workers(l, w);
+    verify(l, w, NULL);
+    if (there)
+        verify(l, kept, "between");
+}
+
 static void random_operations(void **state)
 {
     const char *env = getenv("QCOW2_ROUNDS"), *seed = getenv("QCOW2_SEED");
     unsigned rounds = env ? (unsigned)atoi(env) : 600;
     unsigned base = seed ? (unsigned)atoi(seed) : 1u;
-    struct worker *w = calloc(MAX_THREADS, sizeof(*w));
+    struct worker *w = calloc(MAX_THREADS, sizeof(*w)), *kept = calloc(MAX_THREADS, sizeof(*w));
 
     (void)state;
-    assert_non_null(w);
+    assert_true(w && kept);
     print_message("seed %u\n", base);
     for (size_t i = 0; i < ARRAY_SIZE(layouts); i++) {
         const struct layout *l = &layouts[i];
@@ -306,13 +389,11 @@ static void random_operations(void **state)
                 for (unsigned k = 0; k < l->slot; k++)
                     w[t].shadow[s][k] = backing_byte(place(&w[t], s) + k);
         }
-        for (unsigned again = 0; again < 3; again++) {
-            run_workers(l, w);
-            verify(l, w);
-        }
+        rounds_with_snapshot(l, w, kept);
         verify_foreign(l, w);
     }
     free(w);
+    free(kept);
 }
 
 static int make_dir(void **state)
