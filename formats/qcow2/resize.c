@@ -152,7 +152,7 @@ static int cut_off(struct qcow2 *q, uint64_t size)
 
 static int drop_tables(struct qcow2 *q, uint64_t size)
 {
-    uint64_t keep = l1_entries_for(q->cluster_bits, size);
+    uint64_t keep = l1_entries_for(q->l1_shift, size);
     {
         node_event(q->file, EVENT_L1_SHRINK_FREE_L2_CLUSTERS);
         WRLOCK_SCOPE(&q->lock);
@@ -209,7 +209,7 @@ static int shrink(struct qcow2 *q, uint64_t size, struct error **err)
 
 static int grow(struct qcow2 *q, uint64_t size, enum blk_prealloc prealloc, struct error **err)
 {
-    uint64_t need = l1_entries_for(q->cluster_bits, size), old = q->header.size;
+    uint64_t need = l1_entries_for(q->l1_shift, size), old = q->header.size;
     int ret = 0;
 
     if (need * 8 > QCOW2_MAX_L1_BYTES)
@@ -217,7 +217,7 @@ static int grow(struct qcow2 *q, uint64_t size, enum blk_prealloc prealloc, stru
                          "%s: %" PRIu64 " bytes are too many for clusters of %u bytes: "
                          "the limit is %" PRIu64,
                          blk_filename(q->node), size, q->cluster_size,
-                         (uint64_t)QCOW2_MAX_L1_BYTES / 8 << (2 * q->cluster_bits - 3));
+                         (uint64_t)QCOW2_MAX_L1_BYTES / 8 << q->l1_shift);
     if (need > q->header.l1_size)
         ret = grow_l1(q, need);
     if (ret < 0)
