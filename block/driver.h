@@ -138,6 +138,9 @@ struct node_limits {
     uint64_t max_transfer; /* bytes per request; 0: 1 GiB */
     uint32_t unit;         /* formats: allocation unit (cluster), what reservations are rounded to;
                              * zero_range and discard_range get multiples of it. Others: 0 */
+    uint32_t
+        part; /* formats: zero_range and discard_range take multiples of this fraction of a unit, too;
+                    * -ENOTSUP from zero_range: this time not. 0: whole units only */
 };
 
 enum driver_flag {

@@ -364,11 +364,10 @@ int mapped_write_compressed(struct blk_node *n, uint64_t off, const struct iovec
 
 /* ---- zeroes and discard ------------------------------------------------------------------------------ */
 
-/* The whole units inside [off, off+len); the unit that the disk's end cuts counts as whole. */
-static void whole_units(struct blk_node *n, uint64_t off, uint64_t len, uint64_t *start,
-                        uint64_t *stop)
+/* The whole units (of this size) inside [off, off+len); the one that the disk's end cuts counts as whole. */
+static void whole_units(struct blk_node *n, uint32_t unit, uint64_t off, uint64_t len,
+                        uint64_t *start, uint64_t *stop)
 {
-    uint32_t unit = n->limits.unit;
     uint64_t to = off + len;
 
     *start = round_up(off, unit);
@@ -397,22 +396,42 @@ static int zero_part(struct blk_node *n, uint64_t off, uint64_t len)
     return io_write_zeroes(n, off, len, 0, mapped_write);
 }
 
-int mapped_zero(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags)
+static int zero_units(struct blk_node *n, uint64_t start, uint64_t stop, unsigned flags)
 {
     struct reservation held;
-    uint64_t start, stop, to = off + len;
-    int ret = -ENOTSUP;
+    uint32_t unit = n->limits.unit;
 
-    whole_units(n, off, len, &start, &stop);
-    if ((flags & BLK_NO_FALLBACK) &&
-        (!reads_zero(n, off, start - off) || !reads_zero(n, stop, to - stop)))
+    if (start >= stop || !n->drv->zero_range)
         return -ENOTSUP;
-    if (start < stop && n->drv->zero_range) {
-        reserve_take(&n->reserve, &held, start, round_up(stop, n->limits.unit), false);
-        driver_lock(n);
-        ret = n->drv->zero_range(n, start, stop - start, flags & BLK_MAY_UNMAP);
-        driver_unlock(n);
-        reserve_release(&n->reserve, &held);
+    reserve_take(&n->reserve, &held, round_down(start, unit), round_up(stop, unit), false);
+    driver_lock(n);
+    int ret = n->drv->zero_range(n, start, stop - start, flags & BLK_MAY_UNMAP);
+    driver_unlock(n);
+    reserve_release(&n->reserve, &held);
+    return ret;
+}
+
+/* What cannot be zeroed by changing the map, [off, start) and [stop, off+len), may stay as it is. */
+static bool rest_is_zero(struct blk_node *n, uint64_t off, uint64_t len, uint64_t start,
+                         uint64_t stop)
+{
+    return reads_zero(n, off, start - off) && reads_zero(n, stop, off + len - stop);
+}
+
+int mapped_zero(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags)
+{
+    uint64_t start, stop, to = off + len;
+    uint32_t unit = n->limits.unit, part = n->limits.part;
+
+    whole_units(n, part ? part : unit, off, len, &start, &stop);
+    if ((flags & BLK_NO_FALLBACK) && !rest_is_zero(n, off, len, start, stop))
+        return -ENOTSUP;
+    int ret = zero_units(n, start, stop, flags);
+    if (ret == -ENOTSUP && part) {
+        whole_units(n, unit, off, len, &start, &stop);
+        if ((flags & BLK_NO_FALLBACK) && !rest_is_zero(n, off, len, start, stop))
+            return -ENOTSUP;
+        ret = zero_units(n, start, stop, flags);
     }
     if (start < stop && ret == -ENOTSUP && !(flags & BLK_NO_FALLBACK))
         ret = io_write_zeroes(n, start, stop - start, 0, mapped_write);
@@ -426,11 +445,12 @@ int mapped_discard(struct blk_node *n, uint64_t off, uint64_t len)
 {
     struct reservation held;
     uint64_t start, stop;
+    uint32_t unit = n->limits.unit, part = n->limits.part;
 
-    whole_units(n, off, len, &start, &stop);
+    whole_units(n, part ? part : unit, off, len, &start, &stop);
     if (start >= stop || !n->drv->discard_range)
         return 0;
-    reserve_take(&n->reserve, &held, start, round_up(stop, n->limits.unit), false);
+    reserve_take(&n->reserve, &held, round_down(start, unit), round_up(stop, unit), false);
     driver_lock(n);
     int ret = n->drv->discard_range(n, start, stop - start);
     driver_unlock(n);
@@ -476,7 +496,7 @@ static int extents_backing(struct blk_node *n, uint64_t off, uint64_t len, unsig
     }
     if (off >= size) {
         out->length = len;
-        out->flags = BLK_EXT_ZERO;
+        out->flags |= BLK_EXT_ZERO;
         return 0;
     }
     int ret = blk_extents(backing, off, MIN(len, size - off), flags, out);
@@ -504,6 +524,8 @@ int mapped_extents(struct blk_node *n, uint64_t off, uint64_t len, unsigned flag
         out->flags = BLK_EXT_DATA | BLK_EXT_ALLOCATED | BLK_EXT_COMPRESSED;
         return 0;
     case MAP_UNALLOCATED:
+        if (m.child && !n->edge[EDGE_BACKING])
+            extents_below(&m, false, flags, out); /* storage that is not used yet */
         return extents_backing(n, off, m.length, flags, out);
     }
     return -EINVAL;

@@ -44,7 +44,7 @@ static int refcount_of(struct copied *k, uint64_t cluster, uint64_t *out)
 static bool table_good(const struct qcheck *c, const uint8_t *table)
 {
     for (uint32_t i = 0; i < c->q->l2_entries; i++) {
-        uint64_t e = slice_entry(table, i);
+        uint64_t e = l2_entry_at(c->q, table, i);
         if ((e & QE_COMPRESSED) || !entry_host(e))
             continue;
         uint64_t cluster = entry_host(e) >> c->bits;
@@ -64,7 +64,7 @@ static void look_at_jobs(void *arg)
     _cleanup_free_ uint8_t *table = malloc(c->size);
     size_t i;
 
-    if (!table || c->differ)
+    if (!table || c->differ || c->q->external)
         return;
     while ((i = __atomic_fetch_add(&k->next, 1, __ATOMIC_RELAXED)) < k->count)
         k->jobs[i].good =
@@ -82,17 +82,18 @@ static uint64_t with_flag(uint64_t entry, uint64_t refcount)
 static int look_at_entry(struct copied *k, uint32_t i, bool *changed)
 {
     struct qcheck *c = k->c;
-    uint64_t e = slice_entry(c->table, i), refcount;
+    uint64_t e = l2_entry_at(c->q, c->table, i), refcount = 1;
 
     if ((e & QE_COMPRESSED) || !entry_host(e))
         return 0;
-    int ret = refcount_of(k, entry_host(e) >> c->bits, &refcount);
+    /* In an external data file every cluster has the one owner that its place says. */
+    int ret = c->q->external ? 0 : refcount_of(k, entry_host(e) >> c->bits, &refcount);
     if (ret < 0 || with_flag(e, refcount) == e)
         return ret;
     qcheck_finding(c, k->mend, "OFLAG_COPIED data cluster: l2_entry=%" PRIx64 " refcount=%" PRIu64,
                    e, refcount);
     if (k->mend) {
-        slice_set_entry(c->table, i, with_flag(e, refcount));
+        store_be64(c->table + ((size_t)i << c->q->entry_bits), with_flag(e, refcount));
         *changed = true;
     }
     return 0;
@@ -119,8 +120,9 @@ static int look_at_table(struct copied *k, uint64_t offset)
     }
     if (first == UINT32_MAX)
         return 0;
-    return qcheck_write(c, QCHECK_L2, offset + 8 * (uint64_t)first, c->table + 8 * (size_t)first,
-                        8 * (size_t)(last - first + 1));
+    uint32_t bits = c->q->entry_bits;
+    return qcheck_write(c, QCHECK_L2, offset + ((uint64_t)first << bits),
+                        c->table + ((size_t)first << bits), (size_t)(last - first + 1) << bits);
 }
 
 static int finish_batch(struct copied *k)

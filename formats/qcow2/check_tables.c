@@ -103,6 +103,11 @@ static bool scan_standard(struct scan *s, uint64_t entry)
     return true;
 }
 
+static bool bitmap_good(const struct qcow2 *q, struct sub_entry e)
+{
+    return e.entry & QE_COMPRESSED ? e.bitmap == 0 : sub_sane(q, e);
+}
+
 /* Anything wrong: false, and nothing was counted. */
 static bool scan_table(struct scan *s, const uint8_t *table)
 {
@@ -110,11 +115,15 @@ static bool scan_table(struct scan *s, const uint8_t *table)
     uint32_t n = s->c->q->l2_entries;
     bool open = false; /* the last of runs is the current run */
 
+    if (s->c->q->external)
+        return false; /* nothing is counted, and what is looked at, walk_table knows */
     job->stats = (struct table_stats){ 0 };
     job->all_copied = true;
     s->run_count = 0;
     for (uint32_t i = 0; i < n; i++) {
-        uint64_t e = slice_entry(table, i);
+        uint64_t e = l2_entry_at(s->c->q, table, i);
+        if (s->c->q->extended && !bitmap_good(s->c->q, sub_load(table, i)))
+            return false;
         if (open && e == s->expect) {
             s->runs[s->run_count - 1].count++;
             s->expect += s->c->size;
@@ -168,6 +177,7 @@ static void scan_jobs(void *arg)
 struct walk {
     struct qcheck *c;
     uint64_t table; /* its place */
+    uint64_t guest; /* the first guest offset that it maps */
     uint64_t times; /* references that each entry stands for */
     bool quiet, all_copied;
     struct table_stats stats;
@@ -177,6 +187,8 @@ static void walk_count(struct walk *w, uint64_t offset, uint64_t len)
 {
     struct qcheck *c = w->c;
 
+    if (c->q->external)
+        return; /* not of this file */
     if (!w->quiet) {
         qcheck_count(c, offset, len);
         return;
@@ -187,10 +199,17 @@ static void walk_count(struct walk *w, uint64_t offset, uint64_t len)
         qrefs_add_times(&c->refs, i, w->times);
 }
 
-static void walk_compressed(struct walk *w, uint64_t e)
+static void walk_compressed(struct walk *w, uint32_t index, uint64_t e, uint64_t bitmap)
 {
     uint64_t offset, len;
 
+    if (w->c->q->external || bitmap) {
+        if (!w->quiet)
+            qcheck_finding(w->c, false, "compressed cluster %" PRIu32 " with %s, entry=0x%" PRIx64,
+                           index, bitmap ? "non-zero subcluster allocation bitmap" : "data file",
+                           e);
+        return;
+    }
     compressed_place(w->c->bits, e, &offset, &len);
     if ((e & QE_COPIED) && !w->quiet) {
         w->c->out->corruptions++;
@@ -205,22 +224,58 @@ static void walk_compressed(struct walk *w, uint64_t e)
     walk_count(w, offset, len);
 }
 
-/* An unaligned place that is not even used becomes plain zeroes. */
+/* An unaligned place that is not even used becomes plain zeroes. (A bitmap stays: it says what the subclusters
+ * read as without storage, too.) */
 static int mend_zero(struct walk *w, uint32_t index)
 {
     uint8_t entry[8];
 
-    store_be64(entry, L2E_ZERO);
-    return qcheck_write(w->c, QCHECK_L2, w->table + 8 * (uint64_t)index, entry, sizeof(entry));
+    store_be64(entry, w->c->q->extended ? 0 : L2E_ZERO);
+    return qcheck_write(w->c, QCHECK_L2, w->table + ((uint64_t)index << w->c->q->entry_bits), entry,
+                        sizeof(entry));
 }
 
-static int walk_standard(struct walk *w, uint32_t index, uint64_t e)
+/* What an external data file holds is at the guest's own offset. qemu-img does not look, and fails to read it. */
+static void walk_external(struct walk *w, uint32_t index, uint64_t host)
+{
+    uint64_t guest = w->guest + ((uint64_t)index << w->c->bits);
+
+    if (!w->quiet && host != guest && !(host & (w->c->size - 1)))
+        qcheck_finding(w->c, false,
+                       "offset=%" PRIx64 ": not the place of guest offset %" PRIx64
+                       " in the data file",
+                       host, guest);
+}
+
+static void walk_bitmap(struct walk *w, struct sub_entry e)
+{
+    if (w->quiet || sub_sane(w->c->q, e))
+        return;
+    if (entry_stored(w->c->q, e.entry))
+        qcheck_finding(w->c, false,
+                       "offset=%" PRIx64
+                       ": Allocated cluster has corrupted subcluster allocation bitmap",
+                       entry_host(e.entry));
+    else
+        qcheck_finding(w->c, false, "%s",
+                       "Unallocated cluster has non-zero subcluster allocation map");
+}
+
+/* Storage that nothing reads. */
+static bool unused(const struct qcow2 *q, struct sub_entry e)
+{
+    return q->extended ? !sub_data(e) : entry_kind(q, e.entry) == ENTRY_ZERO_ALLOC;
+}
+
+static int walk_standard(struct walk *w, uint32_t index, struct sub_entry pair)
 {
     struct qcheck *c = w->c;
-    uint64_t host = entry_host(e);
+    uint64_t e = pair.entry, host = entry_host(e);
     bool unaligned = host & (c->size - 1);
 
-    if (unaligned && !w->quiet && entry_kind(c->q, e) == ENTRY_ZERO_ALLOC) {
+    if (c->q->external)
+        walk_external(w, index, host);
+    if (unaligned && !w->quiet && unused(c->q, pair)) {
         bool mend = qcheck_fixes(c, BLK_FIX_ERRORS);
         qcheck_finding(c, mend,
                        "offset=%" PRIx64 ": Preallocated cluster is not properly aligned; "
@@ -251,15 +306,17 @@ static int walk_table(struct walk *w, const uint8_t *table)
 
     w->all_copied = true;
     for (uint32_t i = 0; i < c->q->l2_entries && ret == 0; i++) {
-        uint64_t e = slice_entry(table, i);
+        uint64_t e = l2_entry_at(c->q, table, i), bitmap = l2_bitmap_at(c->q, table, i);
+        struct sub_entry pair = { e, bitmap };
         if (e & QE_COMPRESSED) {
-            walk_compressed(w, e);
+            walk_compressed(w, i, e, bitmap);
             continue;
         }
         if ((e & L2E_RESERVED) && !w->quiet)
             qcheck_finding(c, false, "found l2 entry with reserved bits set: %" PRIx64, e);
-        if (entry_host(e))
-            ret = walk_standard(w, i, e);
+        walk_bitmap(w, pair);
+        if (entry_stored(c->q, e))
+            ret = walk_standard(w, i, pair);
     }
     return ret;
 }
@@ -273,7 +330,12 @@ static void take_stats(struct qcheck *c, const struct table_stats *st)
 
 static int walk_slowly(struct qcheck *c, bool active, struct l2_job *job)
 {
-    struct walk w = { .c = c, .table = job->offset, .times = 1 };
+    struct walk w = {
+        .c = c,
+        .table = job->offset,
+        .guest = job->l1_index << c->q->l1_shift,
+        .times = 1,
+    };
     int ret = qcheck_read(c, job->offset, c->table, c->size);
 
     if (ret < 0) {

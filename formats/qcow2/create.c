@@ -61,7 +61,11 @@ const struct opt_def qcow2_create_table[] = {
       .at = AT(cluster_size),
       .def = "65536",
       .help = "size of clusters, 512 to 2M" },
-    { .name = "extended_l2", .type = OPT_BOOL, .at = AT(extended_l2), .def = "off" },
+    { .name = "extended_l2",
+      .type = OPT_BOOL,
+      .at = AT(extended_l2),
+      .def = "off",
+      .help = "32 subclusters in each cluster" },
     { .name = "preallocation",
       .type = OPT_ENUM,
       .at = AT(preallocation),
@@ -87,8 +91,14 @@ const struct opt_def qcow2_create_table[] = {
       .type = OPT_STRING,
       .at = AT(backing_fmt),
       .help = "format of the backing file" },
-    { .name = "data_file", .type = OPT_STRING, .at = AT(data_file) },
-    { .name = "data_file_raw", .type = OPT_BOOL, .at = AT(data_file_raw) },
+    { .name = "data_file",
+      .type = OPT_STRING,
+      .at = AT(data_file),
+      .help = "file of its own for guest data" },
+    { .name = "data_file_raw",
+      .type = OPT_BOOL,
+      .at = AT(data_file_raw),
+      .help = "the data file reads the same as the disk" },
     { .name = "lazy_refcounts",
       .type = OPT_BOOL,
       .at = AT(lazy_refcounts),
@@ -157,8 +167,11 @@ static void header_fill(struct qcow2_header *h, const struct qcow2_create_option
         .l1_offset = lay->l1 ? (1 + lay->reftable + lay->refblocks) << lay->cluster_bits : 0,
         .reftable_offset = UINT64_C(1) << lay->cluster_bits,
         .reftable_clusters = (uint32_t)lay->reftable,
-        .incompatible = zstd ? QCOW2_INCOMPAT_COMPRESSION : 0,
+        .incompatible = (zstd ? QCOW2_INCOMPAT_COMPRESSION : 0) |
+                        (o->extended_l2 ? QCOW2_INCOMPAT_EXTL2 : 0) |
+                        (lay->external ? QCOW2_INCOMPAT_DATA_FILE : 0),
         .compatible = o->lazy_refcounts ? QCOW2_COMPAT_LAZY : 0,
+        .autoclear = o->data_file_raw ? QCOW2_AUTOCLEAR_RAW_DATA : 0,
         .refcount_order = lay->refcount_order,
         .header_length = o->compat == 2 ? QCOW2_V2_HEADER : 112,
         .compression_type = (uint8_t)o->compression_type,
@@ -171,6 +184,7 @@ static uint8_t *header_build(const struct qcow2_create_options *o, const struct 
 {
     size_t cluster = (size_t)1 << lay->cluster_bits;
     size_t fmt = text_len(o->backing_fmt), name = text_len(o->backing_file);
+    size_t data = text_len(o->data_file);
     struct qcow2_header h;
 
     if (name > QCOW2_MAX_BACKING_NAME) {
@@ -179,11 +193,12 @@ static uint8_t *header_build(const struct qcow2_create_options *o, const struct 
         return NULL;
     }
     header_fill(&h, o, lay);
-    size_t need = h.header_length + (fmt ? 8 + align_up(fmt, 8) : 0) + 8 + name;
-    if (fmt > cluster || need > cluster) {
+    size_t need = h.header_length + (fmt ? 8 + align_up(fmt, 8) : 0) +
+                  (data ? 8 + align_up(data, 8) : 0) + 8 + name;
+    if (fmt > cluster || data > cluster || need > cluster) {
         error_set(err, ENOSPC,
-                  "the backing file's name and format do not fit into the header's "
-                  "cluster of %zu bytes: use a larger cluster_size",
+                  "the names of the backing file, its format and the data file do not fit into the "
+                  "header's cluster of %zu bytes: use a larger cluster_size",
                   cluster);
         return NULL;
     }
@@ -195,6 +210,8 @@ static uint8_t *header_build(const struct qcow2_create_options *o, const struct 
     uint8_t *at = b + h.header_length;
     if (fmt)
         at = put_extension(at, QCOW2_EXT_BACKING, o->backing_fmt, (uint32_t)fmt);
+    if (data)
+        at = put_extension(at, QCOW2_EXT_DATA_FILE, o->data_file, (uint32_t)data);
     /* The names are a service to readers, so they go where there is room. */
     if (h.version >= 3 && need + 8 + ARRAY_SIZE(features) * FEATURE_BYTES <= cluster)
         at = put_features(at);
@@ -255,9 +272,17 @@ static void fill_l1(const struct qcow2_layout *lay, uint8_t *piece, uint64_t fro
                   QE_COPIED);
 }
 
+/* Extended entries have storage, but no subcluster uses it yet. */
 static void fill_l2(const struct qcow2_layout *lay, uint8_t *piece, uint64_t from, size_t len)
 {
-    fill_pointers(lay, piece, from, len, lay->total - lay->data, lay->data, QE_COPIED);
+    uint64_t first = lay->external ? 0 : lay->total - lay->data;
+    uint64_t count = div_round_up(lay->size, UINT64_C(1) << lay->cluster_bits);
+
+    memset(piece, 0, len);
+    for (size_t at = 0; at < len; at += (size_t)1 << lay->entry_bits) {
+        uint64_t n = (from + at) >> lay->entry_bits;
+        store_be64(piece + at, n < count ? (first + n) << lay->cluster_bits | QE_COPIED : 0);
+    }
 }
 
 /* All clusters of the image are in use once. */
@@ -334,15 +359,13 @@ static int make_room(struct blk_node *file, const struct qcow2_layout *lay,
 /* Plans the layout, or says why these options make no image. */
 static int plan(const struct qcow2_create_options *o, struct qcow2_layout *lay, struct error **err)
 {
-    uint32_t cluster_bits, refcount_order;
-    int ret = qcow2_options_check(o, &cluster_bits, &refcount_order, err);
+    /* A raw data file is the disk, whether or not anything was written yet. */
+    bool full = o->preallocation != BLK_PREALLOC_OFF || o->data_file_raw;
+    int ret = qcow2_layout_plan(lay, o, o->size, full, err);
 
-    if (ret == 0)
-        ret = qcow2_layout_plan(lay, cluster_bits, refcount_order, o->size,
-                                o->preallocation != BLK_PREALLOC_OFF, err);
     if (ret < 0)
         return ret;
-    if (lay->reftable << cluster_bits > QCOW2_MAX_REFTABLE_BYTES)
+    if (lay->reftable << lay->cluster_bits > QCOW2_MAX_REFTABLE_BYTES)
         return error_set(err, EFBIG,
                          "the refcount table of a preallocated disk of %" PRIu64
                          " bytes would be above its limit of 8 MiB: use a larger cluster_size or "

@@ -12,11 +12,25 @@ enum entry_kind {
     ENTRY_COMPRESSED,
 };
 
+/* What becomes of an entry that is zeroed or discarded. */
+enum unmap_mode {
+    UNMAP_ZERO,      /* must read as zeroes; storage may stay */
+    UNMAP_ZERO_FREE, /* must read as zeroes; storage goes */
+    UNMAP_DISCARD,   /* need not be kept */
+};
+
+/* A standard entry has storage. In an external data file it may lie at offset 0. */
+static inline bool entry_stored(const struct qcow2 *q, uint64_t entry)
+{
+    return entry & q->stored_mask;
+}
+
+/* Not for extended entries, but for whether they have storage or are compressed. */
 static inline enum entry_kind entry_kind(const struct qcow2 *q, uint64_t entry)
 {
     if (entry & QE_COMPRESSED)
         return ENTRY_COMPRESSED;
-    bool has_storage = entry & L2E_OFFSET;
+    bool has_storage = entry_stored(q, entry);
     if ((entry & L2E_ZERO) && q->version >= 3)
         return has_storage ? ENTRY_ZERO_ALLOC : ENTRY_ZERO;
     return has_storage ? ENTRY_NORMAL : ENTRY_UNALLOCATED;

@@ -9,8 +9,10 @@
 #include "base/strbuf.h"
 #include "internal.h"
 
-#define KNOWN_INCOMPAT (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT | QCOW2_INCOMPAT_COMPRESSION)
-#define MAX_HEADER     2097152u /* it must lie in the first cluster */
+#define KNOWN_INCOMPAT                                                            \
+    (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT | QCOW2_INCOMPAT_COMPRESSION | \
+     QCOW2_INCOMPAT_EXTL2)
+#define MAX_HEADER 2097152u /* it must lie in the first cluster */
 
 /* ---- reading ------------------------------------------------------------------------------------- */
 
@@ -115,7 +117,8 @@ static int check_tables(const char *name, const struct qcow2_header *h, struct e
         ret = check_table(name, "snapshot table", h->snapshots_offset, 0, 0, cs, err);
     if (ret < 0)
         return ret;
-    uint64_t need = l1_entries_for(h->cluster_bits, h->size);
+    bool extended = h->incompatible & QCOW2_INCOMPAT_EXTL2;
+    uint64_t need = l1_entries_for(l1_shift_for(h->cluster_bits, extended), h->size);
     if (h->l1_size < need)
         return error_set(err, EINVAL,
                          "%s: the L1 table has %u entries, %" PRIu64 " are needed for "
@@ -271,7 +274,6 @@ char *qcow2_unsupported(struct blk_node *file, const struct qcow2_header *h, boo
         const char *name;
     } later[] = {
         { QCOW2_INCOMPAT_DATA_FILE, "an external data file" },
-        { QCOW2_INCOMPAT_EXTL2, "extended L2 entries" },
     };
     struct strbuf out = STRBUF_INIT;
     uint64_t unknown = h->incompatible & ~KNOWN_INCOMPAT;

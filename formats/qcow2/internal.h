@@ -4,6 +4,7 @@
 
 #include "entry.h"
 #include "qcow2.h"
+#include "subcluster.h"
 
 /* ---- qcow2.c ---------------------------------------------------------------------------------- */
 
@@ -19,6 +20,19 @@ int qcow2_reload(struct qcow2 *q, struct error **err);
 int qcow2_map_read(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags,
                    struct mapping *out);
 
+/* The node that guest data lies in. */
+static inline struct blk_node *qcow2_data(const struct qcow2 *q)
+{
+    return q->data ? q->data : node_child(q->node, EDGE_DATA_FILE);
+}
+/* The place of guest offset `off`'s cluster can be one: aligned, in an external data file the guest's own. */
+int qcow2_check_host(struct qcow2 *q, uint64_t off, uint64_t host);
+/* Data is mapped there: cuts len to what the file holds of it. An error when it holds nothing: the file was cut, or
+ * the table is wrong. */
+int qcow2_clip_to_file(struct qcow2 *q, uint64_t off, uint64_t host, uint64_t *len);
+int qcow2_map_compressed(struct qcow2 *q, uint64_t entry, uint64_t off, uint64_t len,
+                         struct mapping *m);
+
 /* Without locks: clusters were mapped without being written (preallocation=metadata), so that data may be a hole
  * of the file. Found out once; takes reading the refcounts. */
 bool qcow2_reserved_ahead(struct qcow2 *q);
@@ -30,7 +44,7 @@ int qcow2_l2_slice(struct qcow2 *q, uint64_t guest, bool exclusive, bool nowait,
 /* Entries from index on that one slice holds. */
 static inline uint32_t slice_left(const struct qcow2 *q, uint32_t index)
 {
-    return q->slice_size / 8 - index;
+    return q->slice_entries - index;
 }
 
 /* ---- write.c ---------------------------------------------------------------------------------- */
@@ -40,6 +54,22 @@ int qcow2_write_begin(struct blk_node *n, uint64_t off, uint64_t len, unsigned f
 int qcow2_write_end(struct blk_node *n, struct write_plan *plan, int result);
 int qcow2_zero_range(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags);
 int qcow2_discard_range(struct blk_node *n, uint64_t off, uint64_t len);
+
+/* What plan->priv holds. */
+enum { PRIV_KIND, PRIV_HOST, PRIV_LENGTH };
+enum new_kind {
+    NEW_CLUSTERS, /* allocated for this plan */
+    NEW_REUSED,   /* there already: kept by the entry until now, or in an external data file */
+    NEW_ENCODED,  /* bytes among other compressed data */
+};
+void qcow2_plan_new(struct qcow2 *q, enum new_kind kind, uint64_t host, uint64_t clusters,
+                    uint64_t off, uint64_t len, struct write_plan *p);
+/* An external data file ends with the disk: what a unit has beyond that is not written. */
+void qcow2_clip_plan(const struct qcow2 *q, struct write_plan *p);
+/* Guest data must not land on metadata, whatever a damaged table says (Q5). */
+int qcow2_check_place(struct qcow2 *q, uint64_t off, uint64_t host, uint64_t len);
+/* Exclusive: the storage that an entry referred to, and will not any more. */
+void qcow2_free_entry(struct qcow2 *q, uint64_t entry);
 
 /* Exclusive: the slice for `guest`, of an L2 table that no snapshot shares: a shared one is copied, a missing one
  * made if `make` says so. As qcow2_l2_slice. */

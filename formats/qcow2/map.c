@@ -13,6 +13,38 @@ static bool beyond_file(const struct qcow2 *q, uint64_t host)
     return host >= q->fresh && !(node_open_flags(q->node) & BLK_OPEN_SHARED);
 }
 
+int qcow2_check_host(struct qcow2 *q, uint64_t off, uint64_t host)
+{
+    if (in_cluster(q, host))
+        return qcow2_corrupt(
+            q, "guest offset %#" PRIx64 " is mapped to %#" PRIx64 ", which is not cluster aligned",
+            off, host);
+    if (q->external && host != off - in_cluster(q, off))
+        return qcow2_corrupt(q,
+                             "guest offset %#" PRIx64 " is mapped to %#" PRIx64
+                             " of the data file, not to its own place",
+                             off, host);
+    return 0;
+}
+
+int qcow2_clip_to_file(struct qcow2 *q, uint64_t off, uint64_t host, uint64_t *len)
+{
+    uint64_t end = q->external ? blk_size(qcow2_data(q)) : q->fresh;
+    uint64_t there = host < end ? end - host : 0;
+
+    /* the last cluster may be cut */
+    if (there > in_cluster(q, off) + *len || (node_open_flags(q->node) & BLK_OPEN_SHARED))
+        return 0;
+    if (there == 0)
+        return qcow2_corrupt(q,
+                             "guest offset %#" PRIx64 " is mapped to %#" PRIx64
+                             ", beyond the end of the %sfile: was it truncated?",
+                             off, host, q->external ? "data " : "");
+    there = cluster_up(q, there);
+    *len = MIN(*len, there - in_cluster(q, off));
+    return 0;
+}
+
 int qcow2_l2_slice(struct qcow2 *q, uint64_t guest, bool exclusive, bool nowait, uint8_t **slice,
                    uint32_t *index)
 {
@@ -31,13 +63,13 @@ int qcow2_l2_slice(struct qcow2 *q, uint64_t guest, bool exclusive, bool nowait,
                              "the L2 table at %#" PRIx64 " lies beyond the end of the file: was "
                              "it truncated?",
                              table);
-    uint64_t at = (uint64_t)l2_index_of(q, guest) * 8;
+    uint64_t at = (uint64_t)l2_index_of(q, guest) << q->entry_bits;
     int ret = table_cache_get(q->l2, table + (at & ~(uint64_t)(q->slice_size - 1)), exclusive,
                               nowait, &p);
     if (ret != 0)
         return ret;
     *slice = p;
-    *index = (uint32_t)(at & (q->slice_size - 1)) / 8;
+    *index = (uint32_t)(at & (q->slice_size - 1)) >> q->entry_bits;
     return 0;
 }
 
@@ -56,12 +88,17 @@ static uint64_t empty_length(const struct qcow2 *q, uint64_t off, uint64_t len)
         i++;
     if (i > last)
         return len;
-    return (i << (2 * q->cluster_bits - 3)) - off;
+    return (i << q->l1_shift) - off;
 }
 
-static int map_compressed(struct qcow2 *q, uint64_t entry, uint64_t off, uint64_t len,
-                          struct mapping *m)
+int qcow2_map_compressed(struct qcow2 *q, uint64_t entry, uint64_t off, uint64_t len,
+                         struct mapping *m)
 {
+    if (q->external)
+        return qcow2_corrupt(q,
+                             "guest offset %#" PRIx64
+                             " is compressed, which cannot be with an external data file",
+                             off);
     m->kind = MAP_ENCODED;
     m->child = q->file;
     compressed_place(q->cluster_bits, entry, &m->child_offset, &m->encoded_length);
@@ -95,16 +132,12 @@ static int map_entry(struct qcow2 *q, const uint8_t *slice, uint32_t index, uint
     enum entry_kind kind = entry_kind(q, entry);
 
     if (kind == ENTRY_COMPRESSED)
-        return map_compressed(q, entry, off, len, m);
-    if (host & (q->cluster_size - 1))
-        return qcow2_corrupt(
-            q, "guest offset %#" PRIx64 " is mapped to %#" PRIx64 ", which is not cluster aligned",
-            off, host);
-    if (kind == ENTRY_NORMAL && beyond_file(q, host))
-        return qcow2_corrupt(q,
-                             "guest offset %#" PRIx64 " is mapped to %#" PRIx64
-                             ", beyond the end of the file: was it truncated?",
-                             off, host);
+        return qcow2_map_compressed(q, entry, off, len, m);
+    int ret = entry_stored(q, entry) ? qcow2_check_host(q, off, host) : 0;
+    if (ret == 0 && kind == ENTRY_NORMAL)
+        ret = qcow2_clip_to_file(q, off, host, &len);
+    if (ret < 0)
+        return ret;
     uint64_t need = (in_cluster(q, off) + len + q->cluster_size - 1) >> q->cluster_bits;
     uint32_t max = (uint32_t)MIN((uint64_t)slice_left(q, index), need);
     uint32_t n = count_alike(q, slice, index, max, entry, kind);
@@ -120,7 +153,7 @@ static int map_entry(struct qcow2 *q, const uint8_t *slice, uint32_t index, uint
     default:
         m->kind = MAP_UNALLOCATED;
     }
-    m->child = host ? q->file : NULL;
+    m->child = entry_stored(q, entry) ? qcow2_data(q) : NULL;
     m->child_offset = host + in_cluster(q, off);
     return 0;
 }
@@ -150,7 +183,8 @@ int qcow2_map_read(struct blk_node *n, uint64_t off, uint64_t len, unsigned flag
         m->length = empty_length(q, off, len);
         ret = 0;
     } else if (ret == 0) {
-        ret = map_entry(q, slice, index, off, len, m);
+        ret = q->extended ? qcow2_sub_map(q, slice, index, off, len, m)
+                          : map_entry(q, slice, index, off, len, m);
     }
     if (off >= q->header.size && m->kind == MAP_UNALLOCATED)
         m->kind = MAP_ZERO;          /* a machine's state: no layer below has a part in it */

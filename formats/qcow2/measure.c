@@ -34,15 +34,11 @@ int qcow2_measure(const void *options, uint64_t size, struct blk_node *src, stru
                   struct error **err)
 {
     const struct qcow2_create_options *o = options;
-    uint32_t cluster_bits, refcount_order;
     struct qcow2_layout lay;
     uint64_t data = 0;
     bool backing = o->backing_file && o->backing_file[0];
 
-    int ret = qcow2_options_check(o, &cluster_bits, &refcount_order, err);
-    if (ret == 0)
-        ret = qcow2_layout_plan(&lay, cluster_bits, refcount_order, src ? blk_size(src) : size,
-                                true, err);
+    int ret = qcow2_layout_plan(&lay, o, src ? blk_size(src) : size, true, err);
     if (ret < 0)
         return ret;
     /* How much of a backing chain both would share is not known: the worst case, then. */
@@ -50,8 +46,8 @@ int qcow2_measure(const void *options, uint64_t size, struct blk_node *src, stru
         (src && backing))
         data = lay.data;
     else if (src)
-        ret = count_data(src, cluster_bits, &data, err);
-    out->required = (lay.total - lay.data + data) << cluster_bits;
-    out->fully_allocated = lay.total << cluster_bits;
+        ret = count_data(src, lay.cluster_bits, &data, err);
+    out->required = (lay.total - lay.data + data) << lay.cluster_bits;
+    out->fully_allocated = lay.total << lay.cluster_bits;
     return ret;
 }

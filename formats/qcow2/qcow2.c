@@ -119,10 +119,17 @@ static void set_geometry(struct qcow2 *q)
     q->refcount_order = h->refcount_order;
     q->refcount_max =
         h->refcount_order == 6 ? UINT64_MAX : (UINT64_C(1) << (1u << h->refcount_order)) - 1;
-    q->l2_entries = q->cluster_size / 8;
+    q->extended = h->incompatible & QCOW2_INCOMPAT_EXTL2;
+    q->entry_bits = q->extended ? 4 : 3;
+    q->l1_shift = l1_shift_for(q->cluster_bits, q->extended);
+    q->sub_bits = q->extended ? q->cluster_bits - 5 : q->cluster_bits;
+    q->l2_entries = q->cluster_size >> q->entry_bits;
     q->slice_size = MIN(q->cluster_size, SLICE);
+    q->slice_entries = q->slice_size >> q->entry_bits;
     q->compression = (enum qcow2_compression)h->compression_type;
     q->grows = node_grows(q->file);
+    q->data = q->file;
+    q->stored_mask = L2E_OFFSET;
 }
 
 /* ---- what may be opened -------------------------------------------------------------------------------- */
@@ -177,7 +184,7 @@ static unsigned cache_count(const struct qcow2 *q, uint64_t bytes, uint64_t leas
 
 static int make_caches(struct qcow2 *q, const struct qcow2_options *o)
 {
-    uint64_t whole = (q->header.size >> q->cluster_bits) * 8 + q->slice_size;
+    uint64_t whole = (q->header.size >> q->cluster_bits << q->entry_bits) + q->slice_size;
     uint64_t l2 = o->l2_cache_size ? o->l2_cache_size
                   : o->cache_size  ? o->cache_size / 5 * 4
                                    : MIN(whole, MAX_L2_CACHE);
@@ -309,6 +316,7 @@ static int qcow2_open(struct blk_node *n, const void *options, struct error **er
     if (ret == 0) {
         node_set_size(n, q->header.size);
         node_limits(n)->unit = q->cluster_size;
+        node_limits(n)->part = q->extended ? 1u << q->sub_bits : 0;
         ret = repair_dirty(q, err);
     }
     if (ret == 0)

@@ -5,6 +5,8 @@
  *   qcow2.c    the driver record, open and close, info
  *   header.c   the header and its extensions, and changing single fields of it
  *   entry.h    what an L2 entry says
+ *   subcluster.h subcluster.c  extended L2 entries: the entry with its bitmap, as map.c and write.c go
+ *              about the plain ones
  *   map.c      map_read: guest offset to place
  *   reserved.c whether the file has holes under mapped clusters
  *   write.c    write_begin, write_end, zero_range, discard_range
@@ -151,8 +153,17 @@ struct qcow2 {
     uint32_t version;
     uint32_t refcount_order; /* width is 1 << order bits */
     uint64_t refcount_max;
-    uint32_t l2_entries; /* per table */
-    uint32_t slice_size; /* bytes of a table that are cached together; divides a cluster */
+    uint32_t l2_entries;    /* per table */
+    uint32_t entry_bits;    /* an L2 entry has 1 << entry_bits bytes: 3, extended 4 */
+    uint32_t l1_shift;      /* an L2 table maps 1 << l1_shift guest bytes */
+    uint32_t slice_size;    /* bytes of a table that are cached together; divides a cluster */
+    uint32_t slice_entries; /* L2 entries in a slice */
+    bool extended;          /* L2 entries have bitmaps of subclusters of 1 << sub_bits bytes */
+    uint32_t sub_bits;
+    uint64_t stored_mask;  /* bits of an L2 entry that say it has storage */
+    bool external;         /* guest data lies in a file of its own, at the guest's offsets */
+    bool external_raw;     /* which reads the same as the disk */
+    struct blk_node *data; /* what holds guest data; NULL: the data file, see qcow2_data */
     enum qcow2_compression compression;
     bool unreadable;           /* opened for info only: a feature we do not know how to read */
     bool grows;                /* the file grows: past its end there are zeroes */
@@ -201,10 +212,10 @@ static inline uint64_t cluster_up(const struct qcow2 *q, uint64_t offset)
     return (offset + q->cluster_size - 1) & ~(uint64_t)(q->cluster_size - 1);
 }
 
-/* Guest clusters below one L2 table: the table's index is guest offset >> (cluster_bits + l2 bits). */
+/* The L2 table that maps a guest offset, as an index of the L1 table. */
 static inline uint64_t l1_index_of(const struct qcow2 *q, uint64_t guest)
 {
-    return guest >> (2 * q->cluster_bits - 3);
+    return guest >> q->l1_shift;
 }
 
 static inline uint32_t l2_index_of(const struct qcow2 *q, uint64_t guest)
@@ -212,17 +223,22 @@ static inline uint32_t l2_index_of(const struct qcow2 *q, uint64_t guest)
     return (uint32_t)(guest >> q->cluster_bits) & (q->l2_entries - 1);
 }
 
-/* Entries of the L1 table that a disk of this size needs. */
-static inline uint64_t l1_entries_for(uint32_t cluster_bits, uint64_t size)
+/* Guest bytes that one L2 table maps, as a shift: a cluster's worth of entries of clusters. */
+static inline uint32_t l1_shift_for(uint32_t cluster_bits, bool extended)
 {
-    uint32_t shift = 2 * cluster_bits - 3;
-    return (size >> shift) + ((size & ((UINT64_C(1) << shift) - 1)) != 0);
+    return 2 * cluster_bits - (extended ? 4 : 3);
+}
+
+/* Entries of the L1 table that a disk of this size needs. */
+static inline uint64_t l1_entries_for(uint32_t l1_shift, uint64_t size)
+{
+    return (size >> l1_shift) + ((size & ((UINT64_C(1) << l1_shift) - 1)) != 0);
 }
 
 /* Where a machine's saved state begins, as a guest offset: behind what the disk's L1 entries cover. */
 static inline uint64_t vm_state_offset(const struct qcow2 *q)
 {
-    return l1_entries_for(q->cluster_bits, q->header.size) << (2 * q->cluster_bits - 3);
+    return l1_entries_for(q->l1_shift, q->header.size) << q->l1_shift;
 }
 
 /* Clusters that one refcount block counts. */

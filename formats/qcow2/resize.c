@@ -124,7 +124,7 @@ static int fill(struct qcow2 *q, uint64_t off, uint64_t end, enum blk_prealloc h
 int qcow2_grow_l1_for(struct qcow2 *q, uint64_t offset, uint64_t bytes, struct error **err)
 {
     uint64_t need = offset <= INT64_MAX && bytes <= INT64_MAX - offset
-                        ? l1_entries_for(q->cluster_bits, offset + bytes)
+                        ? l1_entries_for(q->l1_shift, offset + bytes)
                         : UINT64_MAX / 8;
 
     if (need * 8 > QCOW2_MAX_L1_BYTES)
@@ -132,7 +132,7 @@ int qcow2_grow_l1_for(struct qcow2 *q, uint64_t offset, uint64_t bytes, struct e
                          "%s: %" PRIu64 " bytes are too many for clusters of %u bytes: "
                          "the limit is %" PRIu64,
                          blk_filename(q->node), offset + bytes, q->cluster_size,
-                         (uint64_t)QCOW2_MAX_L1_BYTES / 8 << (2 * q->cluster_bits - 3));
+                         (uint64_t)QCOW2_MAX_L1_BYTES / 8 << q->l1_shift);
     int ret = need > q->header.l1_size ? grow_l1(q, need) : 0;
     return ret < 0 ? failed(q, ret, "make a larger L1 table", err) : 0;
 }
@@ -143,7 +143,7 @@ int qcow2_grow_l1_for(struct qcow2 *q, uint64_t offset, uint64_t bytes, struct e
 static int cut_off(struct qcow2 *q, uint64_t size)
 {
     uint64_t from = cluster_up(q, size);
-    uint64_t end = (uint64_t)q->header.l1_size << (2 * q->cluster_bits - 3);
+    uint64_t end = (uint64_t)q->header.l1_size << q->l1_shift;
     int ret = from < end ? qcow2_discard_range(q->node, from, end - from) : 0;
 
     if (ret == -ENOTSUP)
@@ -155,7 +155,7 @@ static int cut_off(struct qcow2 *q, uint64_t size)
 
 static int drop_tables(struct qcow2 *q, uint64_t size)
 {
-    uint64_t keep = l1_entries_for(q->cluster_bits, size);
+    uint64_t keep = l1_entries_for(q->l1_shift, size);
     {
         node_event(q->file, EVENT_L1_SHRINK_FREE_L2_CLUSTERS);
         WRLOCK_SCOPE(&q->lock);
@@ -216,7 +216,7 @@ static int shrink(struct qcow2 *q, uint64_t size, struct error **err)
 /* A machine's state that an applied snapshot brought must not become part of the disk. */
 static int drop_vm_state(struct qcow2 *q)
 {
-    for (uint64_t i = l1_entries_for(q->cluster_bits, q->header.size); i < q->header.l1_size; i++)
+    for (uint64_t i = l1_entries_for(q->l1_shift, q->header.size); i < q->header.l1_size; i++)
         if (q->l1[i] & L1E_OFFSET)
             return free_behind(q, q->header.size);
     return 0;

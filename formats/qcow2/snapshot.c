@@ -335,7 +335,7 @@ int qcow2_snapshot_delete(struct blk_node *n, const char *id, const char *name, 
 static int load_l1(struct qcow2 *q, const struct qcow2_snapshot *s, struct qcow2_l1 *l1,
                    struct error **err)
 {
-    uint64_t need = l1_entries_for(q->cluster_bits, s->disk_size);
+    uint64_t need = l1_entries_for(q->l1_shift, s->disk_size);
 
     if (s->disk_size > INT64_MAX || need * 8 > QCOW2_MAX_L1_BYTES)
         return error_set(err, EFBIG,

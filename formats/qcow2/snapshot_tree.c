@@ -7,6 +7,7 @@
 #include "base/cleanup.h"
 #include "base/macros.h"
 #include "snapshot.h"
+#include "subcluster.h"
 
 /* Frees kept in memory before they are carried out. */
 #define MANY_FREED 8192
@@ -88,7 +89,7 @@ static int walk_table(struct walk *w, uint64_t table)
     for (uint32_t at = 0; at < q->cluster_size && ret == 0; at += q->slice_size) {
         ret = copy_slice(w, table + at);
         for (uint32_t i = 0; i < slice_left(q, 0) && ret == 0; i++)
-            ret = walk_entry(w, slice_entry(w->slice, i));
+            ret = walk_entry(w, l2_entry_at(q, w->slice, i));
     }
     if (ret == 0)
         ret = end_run(w);
@@ -218,14 +219,14 @@ static int flagged(struct qcow2 *q, uint64_t entry, uint64_t host, bool shared, 
 static int flag_entries(struct qcow2 *q, uint8_t *slice, uint32_t *index, bool shared)
 {
     for (; *index < slice_left(q, 0); ++*index) {
-        uint64_t entry = slice_entry(slice, *index), wanted;
+        uint64_t entry = l2_entry_at(q, slice, *index), wanted;
         if ((entry & QE_COMPRESSED) || !entry_host(entry))
             continue;
         int ret = flagged(q, entry, entry_host(entry), shared, &wanted);
         if (ret != 0)
             return ret;
         if (wanted != entry) {
-            slice_set_entry(slice, *index, wanted);
+            l2_set_entry_at(q, slice, *index, wanted);
             table_cache_dirty(q->l2, slice);
         }
     }

@@ -5,14 +5,6 @@
 #include "base/macros.h"
 #include "internal.h"
 
-/* What plan->priv holds. */
-enum { PRIV_KIND, PRIV_HOST, PRIV_LENGTH };
-enum new_kind {
-    NEW_CLUSTERS, /* allocated for this plan */
-    NEW_REUSED,   /* kept by a zero cluster until now */
-    NEW_ENCODED,  /* bytes among other compressed data */
-};
-
 /* ---- in place ------------------------------------------------------------------------------------------ */
 
 static bool writable_in_place(const struct qcow2 *q, uint64_t entry)
@@ -37,13 +29,12 @@ static uint32_t clusters_wanted(const struct qcow2 *q, uint64_t off, uint64_t le
     return (uint32_t)MIN(n, (uint64_t)slice_left(q, index));
 }
 
-/* Guest data must not land on metadata, whatever a damaged table says (Q5). */
-static int check_place(struct qcow2 *q, uint64_t off, uint64_t host, uint64_t len)
+int qcow2_check_place(struct qcow2 *q, uint64_t off, uint64_t host, uint64_t len)
 {
-    if (in_cluster(q, host))
-        return qcow2_corrupt(q,
-                             "guest offset %#llx is mapped to %#llx, which is not cluster aligned",
-                             (unsigned long long)off, (unsigned long long)host);
+    int ret = qcow2_check_host(q, off, host);
+
+    if (ret < 0 || q->external)
+        return ret;
     const char *there = qcow2_overlap_find(q, host, len);
     if (there)
         return qcow2_corrupt(q, "guest offset %#llx is mapped to %#llx, where %s lies",
@@ -58,10 +49,10 @@ static int plan_in_place(struct qcow2 *q, const uint8_t *slice, uint32_t index, 
     uint32_t n = count_in_a_row(q, slice, index, clusters_wanted(q, off, len, index), entry);
 
     p->kind = WRITE_IN_PLACE;
-    p->child = q->file;
+    p->child = qcow2_data(q);
     p->child_offset = host + in_cluster(q, off);
     p->length = MIN(len, (uint64_t)n * q->cluster_size - in_cluster(q, off));
-    return check_place(q, off, host, (uint64_t)n * q->cluster_size);
+    return qcow2_check_place(q, off, host, (uint64_t)n * q->cluster_size);
 }
 
 /* The common case, with the lock shared. */
@@ -83,6 +74,8 @@ static int begin_in_place(struct qcow2 *q, uint64_t off, uint64_t len, bool nowa
     } while (ret == TABLE_RELOCKED);
     if (ret == -ENOENT)
         ret = WRITE_NEEDS_RESERVATION;
+    else if (ret == 0 && q->extended)
+        ret = qcow2_sub_begin(q, slice, index, off, len, false, p);
     else if (ret == 0)
         ret = writable_in_place(q, slice_entry(slice, index))
                   ? plan_in_place(q, slice, index, off, len, p)
@@ -93,11 +86,19 @@ static int begin_in_place(struct qcow2 *q, uint64_t off, uint64_t len, bool nowa
 
 /* ---- new places ------------------------------------------------------------------------------------------ */
 
-static void plan_new(struct qcow2 *q, enum new_kind kind, uint64_t host, uint64_t clusters,
-                     uint64_t off, uint64_t len, struct write_plan *p)
+void qcow2_clip_plan(const struct qcow2 *q, struct write_plan *p)
+{
+    uint64_t end = MAX(q->header.size, p->offset + p->length);
+
+    if (q->external && p->kind == WRITE_NEW && end < p->unit_offset + p->unit_length)
+        p->unit_length = end - p->unit_offset;
+}
+
+void qcow2_plan_new(struct qcow2 *q, enum new_kind kind, uint64_t host, uint64_t clusters,
+                    uint64_t off, uint64_t len, struct write_plan *p)
 {
     p->kind = WRITE_NEW;
-    p->child = q->file;
+    p->child = qcow2_data(q);
     p->unit_offset = off - in_cluster(q, off);
     p->unit_length = clusters << q->cluster_bits;
     p->length = MIN(len, p->unit_length - in_cluster(q, off));
@@ -132,13 +133,21 @@ static int begin_new(struct qcow2 *q, const uint8_t *slice, uint32_t index, uint
     if (slice && entry_exclusive(entry) && entry_kind(q, entry) == ENTRY_ZERO_ALLOC) {
         uint32_t n = count_in_a_row(q, slice, index, max, entry);
         host = entry_host(entry);
-        plan_new(q, NEW_REUSED, host, n, off, len, p);
-        return check_place(q, off, host, p->unit_length);
+        qcow2_plan_new(q, NEW_REUSED, host, n, off, len, p);
+        int ret = qcow2_check_place(q, off, host, p->unit_length);
+        qcow2_clip_plan(q, p);
+        return ret;
     }
-    int ret = qcow2_alloc(q, count_new(q, slice, index, max), &host, &got, &fresh);
+    uint32_t n = count_new(q, slice, index, max);
+    if (q->external) {
+        qcow2_plan_new(q, NEW_REUSED, off - in_cluster(q, off), n, off, len, p);
+        qcow2_clip_plan(q, p);
+        return 0;
+    }
+    int ret = qcow2_alloc(q, n, &host, &got, &fresh);
     if (ret != 0)
         return ret;
-    plan_new(q, NEW_CLUSTERS, host, got, off, len, p);
+    qcow2_plan_new(q, NEW_CLUSTERS, host, got, off, len, p);
     p->storage_is_zero = fresh;
     return 0;
 }
@@ -185,11 +194,13 @@ static int begin_reserved(struct qcow2 *q, uint64_t off, uint64_t len, unsigned 
         ret = qcow2_l2_slice(q, off, true, false, &slice, &index);
         if (ret == -ENOENT) {
             slice = NULL;
-            index = l2_index_of(q, off) & (q->slice_size / 8 - 1);
+            index = l2_index_of(q, off) & (q->slice_entries - 1);
         } else if (ret != 0) {
             continue;
         }
-        if (slice && writable_in_place(q, slice_entry(slice, index)))
+        if (q->extended)
+            ret = qcow2_sub_begin(q, slice, index, off, len, true, p);
+        else if (slice && writable_in_place(q, slice_entry(slice, index)))
             ret = plan_in_place(q, slice, index, off, len, p);
         else
             ret = begin_new(q, slice, index, off, len, p);
@@ -284,11 +295,12 @@ int qcow2_l2_slice_own(struct qcow2 *q, uint64_t guest, bool make, uint8_t **sli
     return ret == 0 ? TABLE_RELOCKED : ret;
 }
 
-/* The storage that an entry referred to, and will not any more. */
-static void free_entry(struct qcow2 *q, uint64_t entry)
+void qcow2_free_entry(struct qcow2 *q, uint64_t entry)
 {
     uint64_t offset, length;
 
+    if (q->external)
+        return; /* the places in a data file are the guest's for ever */
     switch (entry_kind(q, entry)) {
     case ENTRY_NORMAL:
     case ENTRY_ZERO_ALLOC:
@@ -314,7 +326,7 @@ static void replace_entry(struct qcow2 *q, uint8_t *slice, uint32_t index, uint6
     slice_set_entry(slice, index, entry);
     table_cache_dirty(q->l2, slice);
     if (entry_host(old) != entry_host(entry) || ((old | entry) & QE_COMPRESSED))
-        free_entry(q, old);
+        qcow2_free_entry(q, old);
 }
 
 static uint64_t new_entry(const struct qcow2 *q, const struct write_plan *p, uint64_t k)
@@ -332,29 +344,42 @@ static void take_back(struct qcow2 *q, const struct write_plan *p, uint64_t k)
 {
     uint64_t done = k << q->cluster_bits;
 
+    if (done >= p->priv[PRIV_LENGTH])
+        return;
     if (p->priv[PRIV_KIND] == NEW_ENCODED)
         qcow2_release(q, p->priv[PRIV_HOST], p->priv[PRIV_LENGTH]);
     else if (p->priv[PRIV_KIND] == NEW_CLUSTERS)
         qcow2_release(q, p->priv[PRIV_HOST] + done, p->priv[PRIV_LENGTH] - done);
 }
 
+static void publish(struct qcow2 *q, uint8_t *slice, uint32_t index, uint64_t entry, uint64_t guest,
+                    const struct write_plan *p)
+{
+    if (q->extended)
+        qcow2_sub_publish(q, slice, index, entry, guest, p->unit_offset,
+                          p->unit_offset + p->unit_length);
+    else
+        replace_entry(q, slice, index, entry);
+}
+
 int qcow2_write_end(struct blk_node *n, struct write_plan *p, int result)
 {
     struct qcow2 *q = node_state(n);
-    uint64_t count = p->unit_length >> q->cluster_bits, k = 0;
+    uint64_t start = p->unit_offset - in_cluster(q, p->unit_offset), k = 0;
+    uint64_t end = p->unit_offset + p->unit_length;
+    uint64_t count = cluster_of(q, cluster_up(q, end - start));
     uint8_t *slice;
     uint32_t index;
 
     WRLOCK_SCOPE(&q->lock);
     while (result == 0 && k < count) {
-        int ret =
-            qcow2_l2_slice_own(q, p->unit_offset + (k << q->cluster_bits), true, &slice, &index);
+        int ret = qcow2_l2_slice_own(q, start + (k << q->cluster_bits), true, &slice, &index);
         if (ret < 0)
             result = ret;
         if (ret != 0)
             continue;
-        for (; k < count && index < q->slice_size / 8; k++, index++)
-            replace_entry(q, slice, index, new_entry(q, p, k));
+        for (; k < count && index < q->slice_entries; k++, index++)
+            publish(q, slice, index, new_entry(q, p, k), start + (k << q->cluster_bits), p);
     }
     q->unsynced = true;
     if (result < 0)
@@ -363,13 +388,6 @@ int qcow2_write_end(struct blk_node *n, struct write_plan *p, int result)
 }
 
 /* ---- zeroes and discard ------------------------------------------------------------------------------------ */
-
-/* What becomes of one entry. */
-enum unmap_mode {
-    UNMAP_ZERO,      /* must read as zeroes; storage may stay */
-    UNMAP_ZERO_FREE, /* must read as zeroes; storage goes */
-    UNMAP_DISCARD,   /* need not be kept */
-};
 
 static uint64_t unmapped(const struct qcow2 *q, uint64_t old, enum unmap_mode mode, bool backing)
 {
@@ -385,44 +403,49 @@ static uint64_t unmapped(const struct qcow2 *q, uint64_t old, enum unmap_mode mo
     return q->version >= 3 ? L2E_ZERO : 0;
 }
 
-/* What one slice maps of [off, end): changed, or (change false) looked at. 1: something is to change. */
-static int unmap_entries(struct qcow2 *q, uint8_t *slice, uint32_t index, uint64_t off,
-                         uint64_t end, enum unmap_mode mode, bool backing, bool change)
+/* What of one cluster lies in [off, end). */
+static int unmap_cluster(struct qcow2 *q, uint8_t *slice, uint32_t index, uint64_t off,
+                         uint64_t end, enum unmap_mode mode, bool backing)
 {
-    for (; off < end && index < q->slice_size / 8; off += q->cluster_size, index++) {
-        uint64_t old = slice_entry(slice, index), entry = unmapped(q, old, mode, backing);
-        if (entry == old)
-            continue;
-        if (!change)
-            return 1;
+    if (q->extended)
+        return qcow2_sub_unmap(q, slice, index, off - in_cluster(q, off), off, end, mode, backing);
+    uint64_t old = slice_entry(slice, index), entry = unmapped(q, old, mode, backing);
+    if (entry != old)
         replace_entry(q, slice, index, entry);
-    }
     return 0;
 }
 
+/* Something of what the slice maps of [off, end) is to change; extended entries may be. */
+static bool any_to_unmap(struct qcow2 *q, const uint8_t *slice, uint32_t index, uint64_t off,
+                         uint64_t end, enum unmap_mode mode, bool backing)
+{
+    for (; off < end && index < q->slice_entries; off += q->cluster_size, index++)
+        if (q->extended ||
+            unmapped(q, slice_entry(slice, index), mode, backing) != slice_entry(slice, index))
+            return true;
+    return false;
+}
+
 /* The slice for `off`, if something in it is to change; a shared table must not be copied for nothing. 0,
- * TABLE_RELOCKED, -ENOENT (nothing to change up to the end of the slice, or of the whole table), or an error. */
+ * TABLE_RELOCKED, -ENOENT (nothing to change up to *next), or an error. *next is where the slice, or without
+ * one the table, ends. */
 static int slice_to_unmap(struct qcow2 *q, uint64_t off, uint64_t end, enum unmap_mode mode,
                           bool backing, uint8_t **slice, uint32_t *index, uint64_t *next)
 {
     int ret = qcow2_l2_slice(q, off, true, false, slice, index);
 
-    if (ret == 0) {
-        *next = off + (uint64_t)slice_left(q, *index) * q->cluster_size;
-        if (!unmap_entries(q, *slice, *index, off, end, mode, backing, false))
-            return -ENOENT;
-    } else if (ret == -ENOENT) {
-        uint32_t shift = 2 * q->cluster_bits - 3;
-        *next = ((off >> shift) + 1) << shift;
-        if (!backing || mode == UNMAP_DISCARD)
-            return ret;
-    } else {
+    if (ret == -ENOENT && (!backing || mode == UNMAP_DISCARD)) {
+        *next = (l1_index_of(q, off) + 1) << q->l1_shift;
         return ret;
     }
-    ret = qcow2_l2_slice_own(q, off, true, slice, index);
-    if (ret == 0)
-        *next = off + (uint64_t)slice_left(q, *index) * q->cluster_size;
-    return ret;
+    if (ret == 0) {
+        *next = off - in_cluster(q, off) + (uint64_t)slice_left(q, *index) * q->cluster_size;
+        if (!any_to_unmap(q, *slice, *index, off, end, mode, backing))
+            return -ENOENT;
+    } else if (ret != -ENOENT) {
+        return ret;
+    }
+    return qcow2_l2_slice_own(q, off, true, slice, index);
 }
 
 /* The part of [off, end) that one slice maps; *next is where it ends. */
@@ -437,8 +460,10 @@ static int unmap_slice(struct qcow2 *q, uint64_t off, uint64_t end, enum unmap_m
     do {
         ret = slice_to_unmap(q, off, end, mode, backing, &slice, &index, next);
     } while (ret == TABLE_RELOCKED);
-    if (ret == 0)
-        unmap_entries(q, slice, index, off, end, mode, backing, true);
+    for (; ret == 0 && off < end && index < q->slice_entries; index++) {
+        ret = unmap_cluster(q, slice, index, off, end, mode, backing);
+        off += q->cluster_size - in_cluster(q, off);
+    }
     return ret == -ENOENT ? 0 : ret;
 }
 

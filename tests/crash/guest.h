@@ -62,6 +62,10 @@ static const struct disk_case disk_cases[] = {
     { "qcow2, 64k, zstd", "qcow2", "compression_type=zstd", true, true, 65536, 4 << 20, 300 },
     { "qcow2, lazy refcounts", "qcow2", "cluster_size=4k,lazy_refcounts=on", true, false, 4096,
       2 << 20, 500 },
+    { "qcow2, subclusters", "qcow2", "extended_l2=on,cluster_size=16k", false, false, 16384,
+      2 << 20, 500 },
+    { "qcow2, subclusters, backing, compressed", "qcow2", "extended_l2=on,cluster_size=16k", true,
+      true, 16384, 2 << 20, 500 },
 };
 
 /* A block of the guest's disk got this value in that operation. */
@@ -94,6 +98,12 @@ struct guest {
 static inline uint32_t guest_blocks(const struct disk_case *c)
 {
     return (uint32_t)(c->disk / SECTOR);
+}
+
+/* What is zeroed and discarded is a multiple of this. */
+static inline uint32_t guest_part(const struct disk_case *c)
+{
+    return strstr(c->create, "extended_l2") ? c->cluster / 32 : c->cluster;
 }
 
 static inline void fill_block(uint8_t *b, uint64_t tag)
@@ -282,9 +292,10 @@ static inline int guest_operate(struct guest *g, struct blk_node *n, unsigned op
     uint32_t count = 1 + (uint32_t)rand_r(&g->seed) % (rand_r(&g->seed) % 4 ? 8 : 5 * per);
     unsigned kind = (unsigned)rand_r(&g->seed) % 16;
 
-    if (kind >= 10 && kind < 13) { /* unmapping is for whole clusters */
-        block = block / per * per;
-        count = MAX(count / per, 1u) * per;
+    if (kind >= 10 && kind < 13) { /* unmapping is for whole clusters, or subclusters */
+        uint32_t part = guest_part(g->c) / SECTOR;
+        block = block / part * part;
+        count = MAX(count / part, 1u) * part;
     }
     count = MIN(count, blocks - block);
     if (kind >= 10 && kind < 13)

@@ -40,6 +40,10 @@ static const struct layout layouts[] = {
     { "version 2", "compat=0.10,cluster_size=4k", 4096, 4, 9000, false, "" },
     { "version 2, backing", "compat=0.10,cluster_size=4k", 4096, 4, 9000, true, "" },
     { "2M clusters", "cluster_size=2M", 2097152, 4, 24576, false, "" },
+    { "subclusters", "extended_l2=on,cluster_size=16k", 16384, 8, 5001, false, "" },
+    { "subclusters, backing", "extended_l2=on", 65536, 4, 24000, true, "" },
+    { "subclusters, backing, small caches", "extended_l2=on,cluster_size=16k", 16384, 4, 20000,
+      true, ",l2-cache-size=4096,refcount-cache-size=4096" },
     { "zstd", "cluster_size=16k,compression_type=zstd", 16384, 4, 20000, true, "" },
 };
 
