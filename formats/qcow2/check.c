@@ -303,6 +303,9 @@ int qcow2_check(struct blk_node *n, unsigned fix, struct blk_check *out,
     if (q->unreadable)
         return error_set(err, ENOTSUP, "%s: it uses features that cannot be checked",
                          blk_filename(n));
+    if (q->viewing)
+        return error_set(err, EINVAL, "%s: cannot be checked while it shows a snapshot",
+                         blk_filename(n));
     int ret = node_writable(n) ? qcow2_commit(q, true) : 0;
     if (ret < 0)
         return error_set(err, -ret, "%s: could not write its metadata: %s", blk_filename(n),

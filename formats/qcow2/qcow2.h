@@ -167,6 +167,7 @@ struct qcow2 {
     enum qcow2_compression compression;
     bool unreadable;           /* opened for info only: a feature we do not know how to read */
     bool grows;                /* the file grows: past its end there are zeroes */
+    bool viewing;              /* shows a snapshot instead of the disk */
     _Atomic bool corrupt_seen; /* this session found the image corrupt */
 
     pthread_rwlock_t lock;

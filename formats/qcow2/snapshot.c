@@ -451,6 +451,7 @@ int qcow2_snapshot_view(struct blk_node *n, const char *id, const char *name, st
         WRLOCK_SCOPE(&q->lock);
         free(q->l1);
         q->l1 = l1.at;
+        q->viewing = true;
         q->header.l1_size = l1.size;
         q->header.size = list.at[i].disk_size;
         node_set_size(n, q->header.size);
