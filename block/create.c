@@ -7,9 +7,11 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/round.h"
 #include "base/strbuf.h"
 #include "node.h"
 
@@ -145,6 +147,19 @@ static const char *local_name(const char *filename)
     return strncmp(filename, "file:", 5) ? filename : filename + 5;
 }
 
+static int make_file(const struct driver *d, const char *name, json_t *options, struct error **err)
+{
+    _cleanup_free_ void *o = calloc(1, d->create_options_size ? d->create_options_size : 1);
+    if (!o)
+        return error_set(err, ENOMEM, "out of memory");
+    int ret = opts_take(create_table(d), options, o, err);
+    if (ret < 0)
+        return ret;
+    ret = d->create_file(name, o, err);
+    opts_free(create_table(d), o);
+    return ret;
+}
+
 /* The file below, made by its protocol from the options that only it knows. */
 static int create_file(const char *filename, const struct driver *format, json_t *options,
                        struct error **err)
@@ -153,9 +168,8 @@ static int create_file(const char *filename, const struct driver *format, json_t
     if (!d || !d->create_file)
         return error_set(err, ENOTSUP, "%s: this program cannot make files", filename);
 
-    _cleanup_free_ void *o = calloc(1, d->create_options_size ? d->create_options_size : 1);
     _cleanup_json_ json_t *mine = json_object();
-    if (!o || !mine)
+    if (!mine)
         return error_set(err, ENOMEM, "out of memory");
     for (const struct opt_def *def = create_table(d); def->name; def++) {
         json_t *v = json_object_get(options, def->name);
@@ -164,12 +178,7 @@ static int create_file(const char *filename, const struct driver *format, json_t
             json_object_del(options, def->name);
         }
     }
-    int ret = opts_take(create_table(d), mine, o, err);
-    if (ret < 0)
-        return ret;
-    ret = d->create_file(local_name(filename), o, err);
-    opts_free(create_table(d), o);
-    return ret;
+    return make_file(d, local_name(filename), mine, err);
 }
 
 static int create_format(const char *filename, const struct driver *d, const void *o,
@@ -190,17 +199,86 @@ static int create_format(const char *filename, const struct driver *d, const voi
     return ret < 0 ? ret : r;
 }
 
+/* ---- the data file's part ----------------------------------------------------------------------------- */
+
+static bool same_file(const char *a, const char *b)
+{
+    struct stat s, t;
+
+    return stat(a, &s) == 0 && stat(b, &t) == 0 && s.st_dev == t.st_dev && s.st_ino == t.st_ino;
+}
+
+/* A data file is made anew. *out: its name, NULL: the image has none. Nothing else must lie there. */
+static int check_data_file(const char *filename, json_t *options, char **out, struct error **err)
+{
+    const char *stated = text_of(options, "data_file"), *backing = text_of(options, "backing_file");
+
+    *out = NULL;
+    if (!stated || !stated[0])
+        return 0;
+    _cleanup_free_ char *name = graph_resolve(filename, stated);
+    _cleanup_free_ char *below = backing ? graph_resolve(filename, backing) : NULL;
+    if (!name)
+        return error_set(err, ENOMEM, "out of memory");
+    if (!strcmp(name, local_name(filename)) || same_file(name, local_name(filename)))
+        return error_set(err, EINVAL, "%s: the image cannot be its own data file", filename);
+    if (below && same_file(name, local_name(below)))
+        return error_set(err, EINVAL, "%s: '%s' cannot be its data file and its backing file",
+                         filename, stated);
+    *out = name;
+    name = NULL;
+    return 0;
+}
+
+static int create_data_file(const char *name, json_t *options, struct error **err)
+{
+    const char *prealloc = text_of(options, "preallocation");
+    const struct driver *d = driver_find("file");
+    uint64_t size = 0;
+    json_t *v = json_object_get(options, "size");
+
+    if (json_is_integer(v))
+        size = (uint64_t)json_integer_value(v);
+    else if (!json_is_string(v) || opts_parse_size(json_string_value(v), &size, NULL) < 0)
+        return error_set(err, EINVAL, "the image's size is missing");
+    if (prealloc && !strcmp(prealloc, "metadata"))
+        prealloc = "off";
+    _cleanup_json_ json_t *mine = json_pack("{s:I, s:s}", "size", (json_int_t)round_up(size, 512),
+                                            "preallocation", prealloc ? prealloc : "off");
+    if (!mine)
+        return error_set(err, ENOMEM, "out of memory");
+    int ret = make_file(d, name, mine, err);
+    if (ret < 0)
+        error_prefix(err, "the data file");
+    return ret;
+}
+
 /* A file that was not there before is not left half made. */
 static int create_both(const char *filename, const struct driver *d, json_t *options, const void *o,
                        struct error **err)
 {
-    bool existed = access(local_name(filename), F_OK) == 0;
-    int ret = create_file(filename, d, options, err);
+    bool existed = access(local_name(filename), F_OK) == 0, data_existed = false;
+    _cleanup_free_ char *data = NULL;
+    int ret = 0;
 
+    if (d->flags & DRIVER_DATA_FILE)
+        ret = check_data_file(filename, options, &data, err);
+    if (ret < 0)
+        return ret;
+    ret = create_file(filename, d, options, err);
+    if (ret == 0 && data && same_file(data, local_name(filename))) /* by another name */
+        ret = error_set(err, EINVAL, "%s: the image cannot be its own data file", filename);
+    else if (ret == 0 && data) {
+        data_existed = access(data, F_OK) == 0;
+        ret = create_data_file(data, options, err);
+        data_existed |= ret < 0;
+    }
     if (ret == 0 && d->create)
         ret = create_format(filename, d, o, err);
     if (ret < 0 && !existed)
         unlink(local_name(filename));
+    if (ret < 0 && data && !data_existed)
+        unlink(data);
     return ret;
 }
 

@@ -141,6 +141,7 @@ struct node_limits {
     uint32_t
         part; /* formats: zero_range and discard_range take multiples of this fraction of a unit, too;
                     * -ENOTSUP from zero_range: this time not. 0: whole units only */
+    bool no_encoding; /* formats: this image cannot hold encoded units */
 };
 
 enum driver_flag {
@@ -150,6 +151,7 @@ enum driver_flag {
     DRIVER_NO_CHILD = 1 << 3, /* leaves: rests on no other node (else the "file" edge is opened) */
     DRIVER_UNMAP_ZERO = 1 << 4, /* what zero with BLK_MAY_UNMAP released reads as zeroes */
     DRIVER_NEW_ZERO = 1 << 5,   /* a new image reads as zeroes */
+    DRIVER_DATA_FILE = 1 << 6,  /* may have a data file, and then the create option "data_file" */
 };
 
 struct driver {
@@ -176,8 +178,9 @@ struct driver {
      * a description as in json:{...}. NULL and an error when it means nothing. NULL: no file name of this driver. */
     json_t *(*describe)(const char *filename, struct error **err);
 
-    /* Opens; leaves nothing behind on failure. The "file" edge is open already; the backing edge is opened by
-     * the core afterwards from what node_set_backing said. Sets size and limits. */
+    /* Opens; leaves nothing behind on failure. The "file" edge is open already; the backing edge and the data
+     * file are opened by the core afterwards from what node_set_backing and node_set_data_file said. Sets
+     * size and limits. */
     int (*open)(struct blk_node *n, const void *options, struct error **err);
     /* Exclusive, after a successful flush was tried; must free all, whatever it returns. */
     int (*close)(struct blk_node *n, struct error **err);
@@ -281,6 +284,9 @@ void node_set_size(struct blk_node *n, uint64_t size);
 struct node_limits *node_limits(struct blk_node *n); /* to fill in open */
 /* In open: the image states this backing file (format NULL: it does not say). Copied; 0 or -ENOMEM. */
 int node_set_backing(struct blk_node *n, const char *filename, const char *format);
+/* In open: guest data lies in another file. The image states this name, NULL: it states none and the description must.
+ * Not opened with BLK_OPEN_NO_IO. Copied; 0 or -ENOMEM. */
+int node_set_data_file(struct blk_node *n, const char *filename);
 /* Leaves: the name as one would open it again. Copied; 0 or -ENOMEM. */
 int node_set_filename(struct blk_node *n, const char *filename);
 

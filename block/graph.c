@@ -4,7 +4,7 @@
  * into nodes, depth first: the "file" edge, the node itself, then its backing edge. A node inherits
  * from the one above it what `struct inherit` says.
  *
- * References that an image states itself (backing files) pass through open_reference, the one
+ * References that an image states itself (backing files, data files) pass through open_reference, the one
  * place where a policy about what an image may reach belongs.
  */
 #include <errno.h>
@@ -32,6 +32,7 @@ struct inherit {
     ino_t ino;
     bool have_ino;
     bool leaf; /* under a "file" edge: a name without a driver is a protocol's */
+    bool raw;  /* a data file: what has no driver is raw, and is not probed */
 };
 
 static int open_described(json_t *desc, const struct inherit *in, struct blk_node **out,
@@ -228,6 +229,7 @@ static struct inherit child_of(const struct blk_node *n, const struct inherit *i
     c.no_flush = n->no_flush;
     c.unmap = n->unmap;
     c.leaf = leaf;
+    c.raw = false;
     c.nesting = in->nesting + 1;
     return c;
 }
@@ -277,7 +279,7 @@ static int open_child_edge(json_t *desc, const char *key, bool or_filename,
     return ret;
 }
 
-/* ---- backing files ------------------------------------------------------------------------------ */
+/* ---- references that images state -------------------------------------------------------------- */
 
 /* What a relative reference means: beneath the folder of the file that states it. */
 char *graph_resolve(const char *from, const char *name)
@@ -318,18 +320,49 @@ static int may_follow(const struct blk_node *n, enum blk_follow follow, const ch
     return 0;
 }
 
-/* Opens what an image states as its backing file. */
-static int open_reference(struct blk_node *n, const struct inherit *in, struct error **err)
+/* `name` lies in the folder of the file `of`, or beneath it, wherever links lead. */
+static bool lies_beside(const char *of, const char *name)
 {
-    int ret = may_follow(n, in->follow, n->backing_resolved, err);
+    _cleanup_free_ char *full = realpath(of, NULL), *target = realpath(name, NULL);
+    char *slash = full ? strrchr(full, '/') : NULL;
+
+    return slash && target && !strncmp(full, target, (size_t)(slash - full) + 1);
+}
+
+/* A data file is written to and cut, so its name leads less far: a file beside the image. One that is not there
+ * harms nobody. */
+static int may_follow_data(const struct blk_node *n, enum blk_follow follow, const char *name,
+                           struct error **err)
+{
+    struct stat st;
+    int ret = may_follow(n, follow, name, err);
+
+    if (ret < 0)
+        return error_prefix(err, "data file"), ret;
+    if (follow == BLK_FOLLOW_ANY || stat(name, &st) < 0)
+        return 0;
+    if (S_ISREG(st.st_mode) && lies_beside(n->filename, name))
+        return 0;
+    return error_set(err, EPERM,
+                     "%s: its data file '%s' is not a regular file in the same folder: it is "
+                     "opened with --follow=any, or when it is named as data-file.filename",
+                     n->filename, name);
+}
+
+/* Opens what an image states: its backing file, which is any image, or its data file, which is just bytes. */
+static int open_reference(struct blk_node *n, enum node_edge edge, const char *name,
+                          const char *format, const struct inherit *in, struct error **err)
+{
+    bool data = edge == EDGE_DATA_FILE;
+    int ret =
+        data ? may_follow_data(n, in->follow, name, err) : may_follow(n, in->follow, name, err);
     if (ret < 0)
         return ret;
     _cleanup_json_ json_t *desc =
-        describe_name(n->backing_resolved,
-                      n->backing_format && n->backing_format[0] ? n->backing_format : NULL, err);
+        data ? describe_file(name, err) : describe_name(name, format, err);
     if (!desc)
         return -EINVAL;
-    return open_described(desc, in, &n->edge[EDGE_BACKING], err);
+    return open_described(desc, in, &n->edge[edge], err);
 }
 
 /* Notes which local file n is, and refuses one that stands above it already. */
@@ -376,11 +409,53 @@ static int open_backing(struct blk_node *n, json_t *override, const struct inher
     below.up = &self;
     below.depth = self.depth + 1;
     below.nesting = 0;
-    ret = stated ? open_reference(n, &below, err)
+    const char *format = n->backing_format && n->backing_format[0] ? n->backing_format : NULL;
+    ret = stated ? open_reference(n, EDGE_BACKING, n->backing_resolved, format, &below, err)
                  : open_edge(override, "backing", &below, &n->edge[EDGE_BACKING], err);
     if (ret < 0 && in->depth == 0) /* of a long chain, the two ends tell enough */
         error_prefix(err, "%s: could not open its backing chain", n->filename);
     return ret;
+}
+
+/* The leaves of both are one local file. */
+static bool same_file(struct blk_node *a, struct blk_node *b)
+{
+    const char *x = node_leaf(a)->filename, *y = node_leaf(b)->filename;
+    struct stat s, t;
+
+    return protocol_length(x) == 0 && protocol_length(y) == 0 && stat(x, &s) == 0 &&
+           stat(y, &t) == 0 && s.st_dev == t.st_dev && s.st_ino == t.st_ino;
+}
+
+static int open_data_file(struct blk_node *n, json_t *override, const struct inherit *in,
+                          struct error **err)
+{
+    int ret;
+
+    if (override && !n->has_data_file)
+        return error_set(err, EINVAL, "%s: data-file is given, but the image has no data file",
+                         n->filename);
+    if (!n->has_data_file || (n->open_flags & BLK_OPEN_NO_IO))
+        return 0;
+    struct inherit below = child_of(n, in, true);
+    below.raw = true;
+    if (override) {
+        ret = open_edge(override, "data-file", &below, &n->edge[EDGE_DATA_FILE], err);
+    } else if (!n->data_filename || !n->data_filename[0]) {
+        return error_set(err, EINVAL,
+                         "%s: it does not say which its data file is: give data-file.filename=NAME",
+                         n->filename);
+    } else {
+        _cleanup_free_ char *name = graph_resolve(n->filename, n->data_filename);
+        if (!name)
+            return error_set(err, ENOMEM, "out of memory");
+        ret = open_reference(n, EDGE_DATA_FILE, name, NULL, &below, err);
+    }
+    if (ret < 0)
+        return error_prefix(err, "%s: could not open its data file", n->filename), ret;
+    if (same_file(n, n->edge[EDGE_DATA_FILE]))
+        return error_set(err, ELOOP, "%s: the image cannot be its own data file", n->filename);
+    return 0;
 }
 
 /* ---- a node --------------------------------------------------------------------------------------- */
@@ -442,7 +517,7 @@ static int build(json_t *desc, const struct node_options *o, const struct inheri
     int ret = named_driver(desc, in->leaf, &d, err);
     if (ret < 0)
         return ret;
-    bool probed = !d;
+    bool probed = !d && !in->raw;
 
     /* The edge is opened before the node exists, since its bytes may decide the driver. */
     if (!d || !(d->flags & DRIVER_NO_CHILD)) {
@@ -451,6 +526,8 @@ static int build(json_t *desc, const struct node_options *o, const struct inheri
         struct inherit below = child_of(&as, in, true);
         ret = open_child_edge(desc, d && d->first_edge ? d->first_edge : "file", true, &below,
                               &file, err);
+        if (!d && in->raw)
+            d = driver_find("raw");
         if (ret == 0 && !d)
             ret = probe_node(file, blk_filename(file), &d, err);
         if (ret == 0 && d->second_edge)
@@ -477,7 +554,14 @@ static int build(json_t *desc, const struct node_options *o, const struct inheri
     if (backing && (d->flags & DRIVER_BACKING))
         json_object_del(desc, "backing");
 
+    json_t *data = json_object_get(desc, "data-file");
+    _cleanup_json_ json_t *data_override = json_incref(data);
+    if (data && (d->flags & DRIVER_DATA_FILE))
+        json_object_del(desc, "data-file");
+
     ret = open_driver(n, desc, err);
+    if (ret == 0 && (d->flags & DRIVER_DATA_FILE))
+        ret = open_data_file(n, data_override, in, err);
     if (ret == 0 && (d->flags & DRIVER_BACKING))
         ret = open_backing(n, override, in, err);
     if (ret == 0 && o->node_name && o->node_name[0])

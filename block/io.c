@@ -238,7 +238,9 @@ static int write_inside(struct blk_node *n, uint64_t off, const struct iovec *io
     if (became_zero(n, iov, iovcnt, len, flags))
         ret = zero_inside(n, off, len, n->detect == DETECT_UNMAP ? BLK_MAY_UNMAP : 0);
     else if (flags & BLK_COMPRESSED)
-        ret = n->drv->encode ? mapped_write_compressed(n, off, iov, iovcnt, len) : -ENOTSUP;
+        ret = n->drv->encode && !n->limits.no_encoding
+                  ? mapped_write_compressed(n, off, iov, iovcnt, len)
+                  : -ENOTSUP;
     else
         ret = in_transfers(n, off, iov, iovcnt, len, flags, write_once);
     return ret < 0 ? ret : finish_write(n, flags);

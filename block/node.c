@@ -61,6 +61,7 @@ void node_discard(struct blk_node *n)
     free(n->backing_filename);
     free(n->backing_format);
     free(n->backing_resolved);
+    free(n->data_filename);
     free(n->filename);
     free(n->name);
     free(n->state);
@@ -217,15 +218,17 @@ struct blk_node *node_leaf(struct blk_node *n)
 void blk_get_limits(struct blk_node *node, struct blk_limits *out)
 {
     const struct driver *d = node->drv;
+    struct blk_node *data = node->edge[EDGE_DATA_FILE];
     uint32_t unit = node->limits.unit;
 
     /* A new file reads as zeroes; a device holds what it held. */
     *out = (struct blk_limits){
         .align = node->limits.align,
         .cluster_size = unit,
-        .max_compressed = d->encode ? unit : 0,
+        .max_compressed = d->encode && !node->limits.no_encoding ? unit : 0,
         .unmap_reads_zero = d->flags & DRIVER_UNMAP_ZERO,
-        .new_is_zero = (d->flags & DRIVER_NEW_ZERO) && (d->map_read || node_leaf(node)->grows),
+        .new_is_zero = (d->flags & DRIVER_NEW_ZERO) && (d->map_read || node_leaf(node)->grows) &&
+                       (!data || node_leaf(data)->grows),
         .backing_allowed = d->flags & DRIVER_BACKING,
     };
 }
@@ -291,6 +294,12 @@ int node_set_backing(struct blk_node *n, const char *filename, const char *forma
 {
     int ret = replace(&n->backing_filename, filename);
     return ret < 0 ? ret : replace(&n->backing_format, format);
+}
+
+int node_set_data_file(struct blk_node *n, const char *filename)
+{
+    n->has_data_file = true;
+    return replace(&n->data_filename, filename);
 }
 
 int node_set_filename(struct blk_node *n, const char *filename)

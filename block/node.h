@@ -46,6 +46,8 @@ struct blk_node {
     struct node_limits limits;
     char *backing_filename, *backing_format; /* as the image states them; NULL: none */
     char *backing_resolved;                  /* as opened from here */
+    bool has_data_file;
+    char *data_filename; /* as the image states it; NULL: it does not */
 
     /* edges */
     struct blk_node *edge[EDGE_COUNT];

@@ -3,6 +3,7 @@
  * A commit takes, at one moment and under the lock, a copy of everything dirty. Then, without the
  * lock, in this order:
  *
+ *      -- flush --               of the data file, if there is one (Q2)
  *      refcount blocks           increments before the references to come (Q1)
  *      -- flush --               with it lands all data written so far (Q2)
  *      L2 tables
@@ -139,11 +140,20 @@ static void put_back(struct qcow2 *q, struct commit *c)
 
 /* ---- writing them ---------------------------------------------------------------------------------------- */
 
+/* An external data file; guest data that lies in the image's own file goes with its flushes. */
+static int flush_data(struct qcow2 *q)
+{
+    struct blk_node *data = q->external ? qcow2_data(q) : NULL;
+    return data ? blk_flush(data) : 0;
+}
+
 static int write_copies(struct qcow2 *q, struct commit *c, bool durable)
 {
     bool l2 = !table_batch_empty(c->l2);
-    int ret = table_batch_write(c->refs);
+    int ret = durable || c->unsynced ? flush_data(q) : 0;
 
+    if (ret == 0)
+        ret = table_batch_write(c->refs);
     if (ret == 0 && (l2 || c->l1) && (c->unsynced || !table_batch_empty(c->refs)))
         ret = blk_flush(q->file);
     if (ret == 0)
@@ -258,14 +268,16 @@ static bool nothing_pending(struct qcow2 *q)
 int qcow2_commit(struct qcow2 *q, bool durable)
 {
     struct commit c = { 0 };
+    int ret;
 
     LOCK_SCOPE(&q->commit_lock);
     node_event(q->file, durable ? EVENT_FLUSH_TO_DISK : EVENT_FLUSH_TO_OS);
     if (nothing_pending(q)) {
         release_passed(q, false);
-        return durable ? blk_flush(q->file) : 0;
+        ret = durable ? flush_data(q) : 0;
+        return ret == 0 && durable ? blk_flush(q->file) : ret;
     }
-    int ret = take(q, &c);
+    ret = take(q, &c);
     if (ret == 0)
         ret = write_copies(q, &c, durable);
     if (ret < 0)

@@ -11,8 +11,9 @@
 
 #define KNOWN_INCOMPAT                                                            \
     (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT | QCOW2_INCOMPAT_COMPRESSION | \
-     QCOW2_INCOMPAT_EXTL2)
-#define MAX_HEADER 2097152u /* it must lie in the first cluster */
+     QCOW2_INCOMPAT_EXTL2 | QCOW2_INCOMPAT_DATA_FILE)
+#define MAX_HEADER    2097152u /* it must lie in the first cluster */
+#define MAX_DATA_NAME 4095
 
 /* ---- reading ------------------------------------------------------------------------------------- */
 
@@ -253,6 +254,28 @@ int qcow2_read_strings(struct blk_node *file, const struct qcow2_header *h, char
     return 0;
 }
 
+int qcow2_read_data_file(struct blk_node *file, const struct qcow2_header *h, char **out,
+                         struct error **err)
+{
+    const char *name = blk_filename(file);
+    uint32_t ext_len;
+    size_t len;
+    bool bad;
+
+    *out = NULL;
+    _cleanup_free_ uint8_t *ext = read_extensions(file, h, &len);
+    if (!ext)
+        return error_set(err, EIO, "%s: could not read the header extensions", name);
+    const uint8_t *text = find_extension(ext, len, QCOW2_EXT_DATA_FILE, &ext_len, &bad);
+    if (!text)
+        return 0;
+    if (ext_len > MAX_DATA_NAME)
+        return error_set(err, EINVAL, "%s: the data file's name has %u bytes, the limit is %d",
+                         name, ext_len, MAX_DATA_NAME);
+    *out = copy_bytes(text, ext_len);
+    return *out ? 0 : error_set(err, ENOMEM, "out of memory");
+}
+
 /* ---- features ---------------------------------------------------------------------------------------- */
 
 /* Its name from the image's feature name table, for bits that we never heard of. */
@@ -269,20 +292,9 @@ static void add_unknown_bit(struct strbuf *out, const uint8_t *table, uint32_t l
 
 char *qcow2_unsupported(struct blk_node *file, const struct qcow2_header *h, bool *known)
 {
-    static const struct {
-        uint64_t bit;
-        const char *name;
-    } later[] = {
-        { QCOW2_INCOMPAT_DATA_FILE, "an external data file" },
-    };
     struct strbuf out = STRBUF_INIT;
     uint64_t unknown = h->incompatible & ~KNOWN_INCOMPAT;
 
-    for (size_t i = 0; i < ARRAY_SIZE(later); i++)
-        if (unknown & later[i].bit) {
-            strbuf_addf(&out, "%s%s", strbuf_text(&out)[0] ? ", " : "", later[i].name);
-            unknown &= ~later[i].bit;
-        }
     *known = !unknown;
     if (h->crypt_method)
         strbuf_addf(&out, "%sencryption", strbuf_text(&out)[0] ? ", " : "");

@@ -76,6 +76,19 @@ void qcow2_free_entry(struct qcow2 *q, uint64_t entry);
 int qcow2_l2_slice_own(struct qcow2 *q, uint64_t guest, bool make, uint8_t **slice,
                        uint32_t *index);
 
+/* Without locks. Changes entries only. */
+int qcow2_unmap(struct qcow2 *q, uint64_t off, uint64_t len, enum unmap_mode mode, bool backing);
+
+/* ---- external.c: guest data in a file of its own. Without locks. ---------------------------------- */
+
+int qcow2_external_open(struct qcow2 *q, struct error **err);
+int qcow2_external_zero(struct qcow2 *q, uint64_t off, uint64_t len, unsigned flags);
+int qcow2_external_discard(struct qcow2 *q, uint64_t off, uint64_t len);
+/* Exclusive: before the header says so, and after. */
+int qcow2_external_grow(struct qcow2 *q, uint64_t size, enum blk_prealloc prealloc,
+                        struct error **err);
+int qcow2_external_shrink(struct qcow2 *q, uint64_t size, struct error **err);
+
 /* ---- refcount.c: exclusive, all may answer TABLE_RELOCKED, with nothing changed then ------------- */
 
 int qcow2_ref_get(struct qcow2 *q, uint64_t cluster, uint64_t *value);

@@ -205,10 +205,12 @@ static int make_caches(struct qcow2 *q, const struct qcow2_options *o)
 /* Bits of features that we do not keep up must not survive our writes. */
 static int clear_autoclear(struct qcow2 *q, struct error **err)
 {
-    if (!node_writable(q->node) || !q->header.autoclear ||
+    uint64_t kept = q->header.autoclear & QCOW2_AUTOCLEAR_RAW_DATA;
+
+    if (!node_writable(q->node) || q->header.autoclear == kept ||
         (node_open_flags(q->node) & BLK_OPEN_REPAIR))
         return 0;
-    q->header.autoclear = 0;
+    q->header.autoclear = kept;
     int ret = qcow2_header_update(q, HDR_AUTOCLEAR, HDR_AUTOCLEAR + 8);
     if (ret == 0)
         ret = blk_flush(q->file);
@@ -249,6 +251,7 @@ static void free_all(struct qcow2 *q)
     vector_free(&q->quarantine);
     free(q->l1);
     free(q->reftable);
+    free(q->data_name);
     pthread_mutex_destroy(&q->ahead_lock);
     pthread_mutex_destroy(&q->commit_lock);
     pthread_rwlock_destroy(&q->lock);
@@ -303,6 +306,9 @@ static int qcow2_open(struct blk_node *n, const void *options, struct error **er
         ret = check_writable(q, err);
     if (ret == 0) {
         set_geometry(q);
+        ret = qcow2_external_open(q, err);
+    }
+    if (ret == 0) {
         ret = make_caches(q, options);
         if (ret < 0)
             error_set(err, ENOMEM, "out of memory for the metadata caches");
@@ -378,11 +384,19 @@ static json_t *specific_v3(struct qcow2 *q)
     const struct qcow2_header *h = &q->header;
     bool corrupt = (h->incompatible & QCOW2_INCOMPAT_CORRUPT) || atomic_load(&q->corrupt_seen);
 
-    return json_pack("{s:s, s:s, s:b, s:i, s:b, s:b}", "compat", "1.1", "compression-type",
-                     compression_name(q->compression), "lazy-refcounts",
-                     (int)(h->compatible & QCOW2_COMPAT_LAZY), "refcount-bits",
-                     1 << h->refcount_order, "corrupt", corrupt, "extended-l2",
-                     (h->incompatible & QCOW2_INCOMPAT_EXTL2) != 0);
+    json_t *o = json_pack("{s:s, s:s, s:b, s:i}", "compat", "1.1", "compression-type",
+                          compression_name(q->compression), "lazy-refcounts",
+                          (int)(h->compatible & QCOW2_COMPAT_LAZY), "refcount-bits",
+                          1 << h->refcount_order);
+    if (o && q->data_name) /* any bytes make a file name; what is no text is told without it */
+        json_object_set_new(o, "data-file", json_string(q->data_name));
+    if (o && q->external)
+        json_object_set_new(o, "data-file-raw", json_boolean(q->external_raw));
+    if (o) {
+        json_object_set_new(o, "corrupt", json_boolean(corrupt));
+        json_object_set_new(o, "extended-l2", json_boolean(q->extended));
+    }
+    return o;
 }
 
 static json_t *specific_v2(struct qcow2 *q)
@@ -447,7 +461,8 @@ extern const struct driver qcow2_driver;
 const struct driver qcow2_driver = {
     .name = "qcow2",
     .kind = BLK_FORMAT,
-    .flags = DRIVER_PARALLEL | DRIVER_BACKING | DRIVER_UNMAP_ZERO | DRIVER_NEW_ZERO,
+    .flags =
+        DRIVER_PARALLEL | DRIVER_BACKING | DRIVER_UNMAP_ZERO | DRIVER_NEW_ZERO | DRIVER_DATA_FILE,
     .state_size = sizeof(struct qcow2),
     .options = qcow2_options,
     .options_size = sizeof(struct qcow2_options),

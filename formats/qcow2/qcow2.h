@@ -9,6 +9,7 @@
  *              about the plain ones
  *   map.c      map_read: guest offset to place
  *   reserved.c whether the file has holes under mapped clusters
+ *   external.c guest data in a file of its own
  *   write.c    write_begin, write_end, zero_range, discard_range
  *   refcount.c refcounts: reading, changing, growing the table
  *   alloc.c    finding free clusters
@@ -163,6 +164,7 @@ struct qcow2 {
     uint64_t stored_mask;  /* bits of an L2 entry that say it has storage */
     bool external;         /* guest data lies in a file of its own, at the guest's offsets */
     bool external_raw;     /* which reads the same as the disk */
+    char *data_name;       /* of the data file, as the image states it; NULL: it does not */
     struct blk_node *data; /* what holds guest data; NULL: the data file, see qcow2_data */
     enum qcow2_compression compression;
     bool unreadable;           /* opened for info only: a feature we do not know how to read */
@@ -315,6 +317,9 @@ char *qcow2_unsupported(struct blk_node *file, const struct qcow2_header *h, boo
 /* The backing file's name and its format from the header extension; NULL when absent. To be freed. */
 int qcow2_read_strings(struct blk_node *file, const struct qcow2_header *h, char **backing,
                        char **backing_format, struct error **err);
+/* The data file's name from the header extension; NULL when absent. To be freed. */
+int qcow2_read_data_file(struct blk_node *file, const struct qcow2_header *h, char **name,
+                         struct error **err);
 /* Writes a byte range of the fixed header, built from q->header. */
 int qcow2_header_update(struct qcow2 *q, uint32_t from, uint32_t to);
 /* Serialises the fixed part (104 or 112 bytes for v3, 72 for v2). Returns its length. */

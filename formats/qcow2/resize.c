@@ -90,7 +90,9 @@ static int preallocate(struct qcow2 *q, uint64_t off, uint64_t end)
         if (p.kind == WRITE_NEW) {
             uint64_t start = p.child_offset - in_cluster(q, off);
             ret = 0;
-            if (!p.storage_is_zero)
+            if (q->external)
+                ; /* zeroed when the data file grew */
+            else if (!p.storage_is_zero)
                 ret = blk_zero(q->file, start, p.unit_length, 0);
             else if (blk_size(q->file) < start + p.unit_length)
                 ret = blk_resize(q->file, start + p.unit_length, BLK_PREALLOC_OFF, NULL);
@@ -106,7 +108,7 @@ static int preallocate(struct qcow2 *q, uint64_t off, uint64_t end)
 /* Puts storage behind the mapped clusters of [off, end). */
 static int fill(struct qcow2 *q, uint64_t off, uint64_t end, enum blk_prealloc how)
 {
-    if (how == BLK_PREALLOC_METADATA)
+    if (how == BLK_PREALLOC_METADATA || q->external)
         return 0;
     while (off < end) {
         struct mapping m = { 0 };
@@ -210,7 +212,9 @@ static int shrink(struct qcow2 *q, uint64_t size, struct error **err)
     if (ret < 0)
         return failed(q, ret, "write the new size", err);
     ret = free_behind(q, size);
-    return ret < 0 ? failed(q, ret, "free what lies behind the new end", err) : 0;
+    if (ret < 0)
+        return failed(q, ret, "free what lies behind the new end", err);
+    return q->external ? qcow2_external_shrink(q, size, err) : 0;
 }
 
 /* A machine's state that an applied snapshot brought must not become part of the disk. */
@@ -232,6 +236,13 @@ static int grow(struct qcow2 *q, uint64_t size, enum blk_prealloc prealloc, stru
     ret = qcow2_grow_l1_for(q, 0, size, err);
     if (ret < 0)
         return ret;
+    if (q->external) {
+        ret = qcow2_external_grow(q, size, prealloc, err);
+        if (ret < 0)
+            return ret;
+        if (q->external_raw && prealloc == BLK_PREALLOC_OFF)
+            prealloc = BLK_PREALLOC_METADATA; /* a raw data file is the disk */
+    }
     if (prealloc != BLK_PREALLOC_OFF) {
         ret = preallocate(q, cluster_up(q, old), size);
         if (ret == 0)

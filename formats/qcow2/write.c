@@ -467,7 +467,7 @@ static int unmap_slice(struct qcow2 *q, uint64_t off, uint64_t end, enum unmap_m
     return ret == -ENOENT ? 0 : ret;
 }
 
-static int unmap(struct qcow2 *q, uint64_t off, uint64_t len, enum unmap_mode mode, bool backing)
+int qcow2_unmap(struct qcow2 *q, uint64_t off, uint64_t len, enum unmap_mode mode, bool backing)
 {
     uint64_t end = off + len;
 
@@ -487,9 +487,11 @@ int qcow2_zero_range(struct blk_node *n, uint64_t off, uint64_t len, unsigned fl
     bool backing = node_child(n, EDGE_BACKING);
     bool release = flags & BLK_MAY_UNMAP;
 
+    if (q->external)
+        return qcow2_external_zero(q, off, len, flags);
     if (q->version < 3 && (backing || !release))
         return -ENOTSUP; /* no zero clusters before version 3 */
-    return unmap(q, off, len, release ? UNMAP_ZERO_FREE : UNMAP_ZERO, backing);
+    return qcow2_unmap(q, off, len, release ? UNMAP_ZERO_FREE : UNMAP_ZERO, backing);
 }
 
 int qcow2_discard_range(struct blk_node *n, uint64_t off, uint64_t len)
@@ -497,7 +499,9 @@ int qcow2_discard_range(struct blk_node *n, uint64_t off, uint64_t len)
     struct qcow2 *q = node_state(n);
     bool backing = node_child(n, EDGE_BACKING);
 
+    if (q->external)
+        return qcow2_external_discard(q, off, len);
     if (q->version < 3 && backing)
         return -ENOTSUP; /* the backing file's old data would come up again */
-    return unmap(q, off, len, UNMAP_DISCARD, backing);
+    return qcow2_unmap(q, off, len, UNMAP_DISCARD, backing);
 }
