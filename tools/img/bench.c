@@ -157,19 +157,17 @@ static uint64_t scramble(uint64_t n)
     return n ^ (n >> 31);
 }
 
-/* Like a tape that starts over at the end of the image. */
+/* Step by step, counted on from the image's start where its end is passed; a request that the end would cut is
+ * moved back in front of it. */
 static uint64_t place_of(const struct run *run, uint64_t number)
 {
     const struct bench *o = run->o;
-    uint64_t room = run->image_size - o->offset;
-    if (o->random) {
-        uint64_t slots = (room - o->size) / o->size + 1;
-        return o->offset + scramble(o->seed ^ number) % slots * o->size;
-    }
-    if (o->step == 0)
-        return o->offset;
-    uint64_t places = (room - o->size) / o->step + 1;
-    return o->offset + number % places * o->step;
+    uint64_t size = run->image_size, last = size - o->size;
+    if (o->random)
+        return o->offset +
+               scramble(o->seed ^ number) % ((last - o->offset) / o->size + 1) * o->size;
+    unsigned __int128 place = (unsigned __int128)number * o->step + o->offset;
+    return MIN((uint64_t)(place % size), last);
 }
 
 static bool is_read(const struct bench *o, uint64_t number)
