@@ -72,6 +72,11 @@ struct blk_open_args {
     bool image_opts; /* the name is key=value,... rather than a file name */
     unsigned flags;  /* enum blk_open_flag */
     enum blk_follow follow;
+    /* The node so many backing edges below the top is opened for writing and resizing, too; 0: none. */
+    unsigned writable_backing;
+    /* The name was found in the image of this name, so `follow` says whether it is opened; NULL: it is the
+     * user's own. */
+    const char *stated_by;
 };
 
 /* name: a file name, "json:{...}", "file:NAME", or with image_opts "driver=qcow2,file.filename=x".
@@ -145,6 +150,7 @@ enum blk_flag {
     BLK_NO_FALLBACK = 1 << 4, /* zero: -ENOTSUP rather than write zeroes */
     BLK_LAYER = 1 << 5,       /* extents: this layer only, do not look into backing files */
     BLK_HOLES = 1 << 6,       /* extents: look for holes of the file below data, too */
+    BLK_EXPLICIT = 1 << 7,    /* zero: this layer itself is to say so, whatever lies below it */
 };
 
 BLK_API int blk_read(struct blk_node *node, uint64_t offset, void *buf, size_t len, unsigned flags);
@@ -195,10 +201,14 @@ struct blk_copy_args {
     struct blk_node *src, *dst;
     uint64_t src_offset, dst_offset, length;
     struct blk_node *base; /* copy only what lies above this node of src's chain; NULL: all */
-    unsigned workers;      /* 0: one per core */
-    uint64_t memory;       /* bytes of buffers altogether; 0: 64 MiB at most */
-    uint64_t min_sparse;   /* runs of zeroes at least this long are not written; 0: detection off */
-    uint64_t rate_limit;   /* bytes per second, 0: none */
+    /* src and dst are one overlay that is to rest on `other` (NULL: on nothing) from now on: what its own
+     * layer does not hold, and other reads differently there, is written into it. */
+    bool rebase;
+    struct blk_node *other;
+    unsigned workers;    /* 0: one per core */
+    uint64_t memory;     /* bytes of buffers altogether; 0: 64 MiB at most */
+    uint64_t min_sparse; /* runs of zeroes at least this long are not written; 0: detection off */
+    uint64_t rate_limit; /* bytes per second, 0: none */
     bool compress;
     bool dst_is_zero; /* dst reads as zeroes already (or as its backing, for what base hides) */
     bool offload;     /* try blk_copy_range first */
@@ -221,6 +231,27 @@ enum blk_prealloc {
 
 BLK_API int blk_resize(struct blk_node *node, uint64_t size, enum blk_prealloc prealloc,
                        struct error **err);
+
+/* Rewrites what the image says of its backing file, in one write of its header; durable when it returns, and all
+ * that was written before is durable before. The open graph stays as it is. filename NULL: it has none; format
+ * NULL: it does not say. The name is stored as given (blk_resolve says what it means). -ENOTSUP when the
+ * format has no backing files, -ENOSPC when the name does not fit into the header. */
+BLK_API int blk_change_backing(struct blk_node *node, const char *filename, const char *format,
+                               struct error **err);
+
+/* What a name means that the file `from` states: relative ones lie beneath its folder. To be freed with
+ * free(); NULL: no memory. */
+BLK_API char *blk_resolve(const char *from, const char *name);
+
+/* Forgets all that this layer holds, so that every read asks the backing node. Interrupted, it has forgotten some
+ * of it. -ENOTSUP when the format cannot. */
+BLK_API int blk_make_empty(struct blk_node *node, struct error **err);
+
+/* Changes options of an image that is there: "compat=1.1,refcount_bits=8,...", as
+ * blk_driver_amend_option_at lists them. All are judged before anything is changed. progress (may be NULL)
+ * counts steps; a non-zero answer stops with -ECANCELED and an image that is whole. */
+BLK_API int blk_amend(struct blk_node *node, const char *options, blk_progress_fn *progress,
+                      void *opaque, struct error **err);
 
 struct blk_create_args {
     const char *filename;
@@ -324,7 +355,7 @@ struct blk_option_info {
 struct blk_driver_info {
     const char *name;
     unsigned kind; /* enum blk_driver_kind */
-    bool can_create, can_write, can_check, can_resize, can_compress;
+    bool can_create, can_write, can_check, can_resize, can_compress, can_amend;
 };
 
 /* Driver number i, from 0; -ENOENT past the last. */
@@ -333,6 +364,8 @@ BLK_API int blk_driver_at(unsigned i, struct blk_driver_info *out);
  * or for an unknown driver. */
 BLK_API int blk_driver_option_at(const char *driver, bool create, unsigned i,
                                  struct blk_option_info *out);
+/* The same for the options that blk_amend changes. */
+BLK_API int blk_driver_amend_option_at(const char *driver, unsigned i, struct blk_option_info *out);
 
 #ifdef __cplusplus
 }

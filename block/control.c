@@ -31,6 +31,21 @@ static int zero_new_part(struct blk_node *n, uint64_t old, uint64_t size)
     return end > old ? mapped_zero(n, old, end - old, 0) : 0;
 }
 
+int control_resize(struct blk_node *n, uint64_t size, enum blk_prealloc prealloc,
+                   struct error **err)
+{
+    uint64_t old = blk_size(n);
+    int ret = n->drv->resize(n, size, prealloc, err);
+
+    if (ret < 0)
+        return ret;
+    atomic_store(&n->size, size);
+    ret = zero_new_part(n, old, size);
+    return ret < 0 ? error_set(err, -ret, "%s: could not zero the new part: %s", n->filename,
+                               strerror(-ret))
+                   : 0;
+}
+
 int blk_resize(struct blk_node *n, uint64_t size, enum blk_prealloc prealloc, struct error **err)
 {
     if (n->read_only)
@@ -45,15 +60,7 @@ int blk_resize(struct blk_node *n, uint64_t size, enum blk_prealloc prealloc, st
         return error_set(err, EFBIG, "%s: the size is above the limit of 8 EiB", n->filename);
 
     gate_close(&n->gate);
-    uint64_t old = blk_size(n);
-    int ret = n->drv->resize(n, size, prealloc, err);
-    if (ret == 0) {
-        atomic_store(&n->size, size);
-        ret = zero_new_part(n, old, size);
-        if (ret < 0)
-            error_set(err, -ret, "%s: could not zero the new part: %s", n->filename,
-                      strerror(-ret));
-    }
+    int ret = control_resize(n, size, prealloc, err);
     gate_open(&n->gate);
     return ret;
 }

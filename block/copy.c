@@ -20,15 +20,13 @@
 #include "base/macros.h"
 #include "base/pool.h"
 #include "base/round.h"
-#include "node.h"
+#include "copy.h"
 
 #define DEFAULT_MEMORY (UINT64_C(64) << 20)
 #define PIECE          (UINT64_C(512) << 10)
 #define MAX_WORKERS    64u
 #define ZERO_PIECE     (UINT64_C(1) << 30)
 #define SALVAGE_STEP   512
-
-enum work_kind { WORK_DATA, WORK_ZERO, WORK_SKIP };
 
 struct work {
     enum work_kind kind;
@@ -79,6 +77,8 @@ static int source_run(const struct blk_copy_args *a, uint64_t off, uint64_t len,
 {
     struct blk_extent e;
 
+    if (a->rebase)
+        return rebase_run(a, off, len, kind, run);
     if (!a->base) {
         int ret = blk_extents(a->src, off, len, 0, &e);
         if (ret < 0)
@@ -232,7 +232,8 @@ static int write_zero_run(struct copy *c, uint64_t off, uint64_t len)
 {
     if (c->args->dst_is_zero && !c->args->base)
         return 0;
-    int ret = blk_zero(c->args->dst, off, len, BLK_MAY_UNMAP);
+    unsigned flags = BLK_MAY_UNMAP | (c->args->rebase ? BLK_EXPLICIT : 0);
+    int ret = blk_zero(c->args->dst, off, len, flags);
     return ret < 0 ? fail(c, ret, "writing zeroes", c->args->dst, off) : 0;
 }
 
@@ -270,6 +271,31 @@ static int write_piece(struct copy *c, const struct work *w, const uint8_t *buf)
         ret = zero ? write_zero_run(c, off, run) : write_data_run(c, off, buf, run);
         off += run;
         buf += run;
+        len -= run;
+    }
+    return ret;
+}
+
+/* Writes of what the overlay reads only that in which the other chain differs. */
+static int write_differing(struct copy *c, const struct work *w, const uint8_t *buf,
+                           uint8_t *others)
+{
+    const struct blk_copy_args *a = c->args;
+    uint64_t off = a->dst_offset + w->offset, len = w->length;
+    int ret = rebase_read_other(a, off, others, len);
+
+    if (ret < 0)
+        return fail(c, ret, "reading", a->other, off);
+    while (len > 0 && ret == 0) {
+        enum work_kind kind;
+        uint64_t run = rebase_compare(buf, others, len, c->granule, &kind);
+        if (kind == WORK_ZERO)
+            ret = write_zero_run(c, off, run);
+        else if (kind == WORK_DATA)
+            ret = write_data_run(c, off, buf, run);
+        off += run;
+        buf += run;
+        others += run;
         len -= run;
     }
     return ret;
@@ -335,7 +361,8 @@ static int do_work(struct copy *c, const struct work *w, uint8_t *buf)
         ret = read_piece(c, w, buf);
         await_order(c, w);
         if (ret == 0)
-            ret = write_piece(c, w, buf);
+            ret = c->args->rebase ? write_differing(c, w, buf, buf + c->piece)
+                                  : write_piece(c, w, buf);
     } else {
         await_order(c, w);
         if (w->kind == WORK_ZERO)
@@ -350,7 +377,8 @@ static void worker(void *opaque)
     struct copy *c = opaque;
     struct work w;
     /* aligned for O_DIRECT, so that nothing bounces */
-    _cleanup_free_ uint8_t *buf = aligned_alloc(4096, align_up(c->piece, 4096));
+    _cleanup_free_ uint8_t *buf =
+        aligned_alloc(4096, align_up(c->piece * (c->args->rebase ? 2 : 1), 4096));
 
     if (!buf) {
         fail(c, -ENOMEM, "copying", c->args->src, 0);

@@ -165,6 +165,8 @@ struct driver {
     size_t options_size;
     const struct opt_def *create_options; /* of making; must have "size" if sizes mean anything */
     size_t create_options_size;
+    const struct opt_def *amend_options; /* of changing an image that is there; NULL: none */
+    size_t amend_options_size;
 
     /* How descriptions call the "file" edge, where it is not "file"; and a second child that is opened as the
      * first is, NULL: none. */
@@ -219,7 +221,7 @@ struct driver {
     /* Exactly once for each write_begin that answered 0 with WRITE_NEW. result 0: publish, else undo. */
     int (*write_end)(struct blk_node *n, struct write_plan *plan, int result);
     /* Both under a reservation, multiples of limits.unit (the last one may end at the size). -ENOTSUP: the core
-     * writes zeroes (zero) or does nothing (discard). flags: MAY_UNMAP. */
+     * writes zeroes (zero) or does nothing (discard). flags: MAY_UNMAP, EXPLICIT. */
     int (*zero_range)(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags);
     int (*discard_range)(struct blk_node *n, uint64_t off, uint64_t len);
     /* Pure computation, any thread, no locks. decode fills out_len == unit_length bytes; the input may be
@@ -232,6 +234,13 @@ struct driver {
     /* Exclusive control members; NULL: not supported. */
     int (*resize)(struct blk_node *n, uint64_t size, enum blk_prealloc prealloc,
                   struct error **err);
+    /* As block.h says of blk_change_backing and blk_make_empty. */
+    int (*change_backing)(struct blk_node *n, const char *filename, const char *format,
+                          struct error **err);
+    int (*make_empty)(struct blk_node *n, struct error **err);
+    /* *size: the disk's in, the wanted one out; the core resizes. */
+    int (*amend)(struct blk_node *n, const void *options, uint64_t *size, blk_progress_fn *progress,
+                 void *opaque, struct error **err);
     int (*check)(struct blk_node *n, unsigned fix, struct blk_check *out,
                  const struct blk_check_hooks *hooks, struct error **err);
     /* Fills what it knows beyond the generic (cluster_size, dirty, ..., specific). */

@@ -59,6 +59,7 @@ int blk_driver_at(unsigned i, struct blk_driver_info *out)
             .can_check = (*d)->check,
             .can_resize = (*d)->resize,
             .can_compress = (*d)->encode,
+            .can_amend = (*d)->amend,
         };
         return 0;
     }
@@ -97,11 +98,8 @@ static const char *type_text(const struct opt_def *def)
     return "str";
 }
 
-int blk_driver_option_at(const char *driver, bool create, unsigned i, struct blk_option_info *out)
+static int option_at(const struct opt_def *def, unsigned i, struct blk_option_info *out)
 {
-    const struct driver *d = driver_find(driver);
-    const struct opt_def *def = d ? (create ? d->create_options : d->options) : NULL;
-
     for (; def && def->name; def++) {
         if (!def->help || i--)
             continue;
@@ -114,4 +112,16 @@ int blk_driver_option_at(const char *driver, bool create, unsigned i, struct blk
         return 0;
     }
     return -ENOENT;
+}
+
+int blk_driver_option_at(const char *driver, bool create, unsigned i, struct blk_option_info *out)
+{
+    const struct driver *d = driver_find(driver);
+    return option_at(d ? (create ? d->create_options : d->options) : NULL, i, out);
+}
+
+int blk_driver_amend_option_at(const char *driver, unsigned i, struct blk_option_info *out)
+{
+    const struct driver *d = driver_find(driver);
+    return option_at(d ? d->amend_options : NULL, i, out);
 }

@@ -27,6 +27,7 @@ struct inherit {
     bool direct, no_flush, unmap;
     unsigned depth;           /* backing levels above */
     unsigned nesting;         /* levels of description */
+    unsigned writable;        /* the backing level that is opened for writing; 0: none */
     const struct inherit *up; /* the overlay's, for loops */
     dev_t dev;                /* the overlay's own file, when it is a local one */
     ino_t ino;
@@ -294,9 +295,14 @@ char *graph_resolve(const char *from, const char *name)
     return full;
 }
 
+char *blk_resolve(const char *from, const char *name)
+{
+    return graph_resolve(from, name);
+}
+
 /* Whether what an image states may be opened. The image's maker chose the name, not the user: it may
  * lead to files, devices and servers that he never meant to open. */
-static int may_follow(const struct blk_node *n, enum blk_follow follow, const char *name,
+static int may_follow(const char *from, enum blk_follow follow, const char *name,
                       struct error **err)
 {
     struct stat st;
@@ -305,18 +311,18 @@ static int may_follow(const struct blk_node *n, enum blk_follow follow, const ch
         return 0;
     if (follow == BLK_FOLLOW_NONE)
         return error_set(err, EPERM,
-                         "%s: it refers to '%s', which is not opened with --follow=none",
-                         n->filename, name);
+                         "%s: it refers to '%s', which is not opened with --follow=none", from,
+                         name);
     if (!strncmp(name, "json:", 5) || protocol_length(name) > 0)
         return error_set(err, EPERM,
                          "%s: it refers to '%s', which is no plain file name: it is "
                          "opened with --follow=any only",
-                         n->filename, name);
+                         from, name);
     if (stat(name, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
         return error_set(err, EPERM,
                          "%s: it refers to '%s', which is neither a regular file nor a "
                          "block device: it is opened with --follow=any only",
-                         n->filename, name);
+                         from, name);
     return 0;
 }
 
@@ -335,7 +341,7 @@ static int may_follow_data(const struct blk_node *n, enum blk_follow follow, con
                            struct error **err)
 {
     struct stat st;
-    int ret = may_follow(n, follow, name, err);
+    int ret = may_follow(n->filename, follow, name, err);
 
     if (ret < 0)
         return error_prefix(err, "data file"), ret;
@@ -355,7 +361,7 @@ static int open_reference(struct blk_node *n, enum node_edge edge, const char *n
 {
     bool data = edge == EDGE_DATA_FILE;
     int ret =
-        data ? may_follow_data(n, in->follow, name, err) : may_follow(n, in->follow, name, err);
+        data ? may_follow_data(n, in->follow, name, err) : may_follow(n->filename, in->follow, name, err);
     if (ret < 0)
         return ret;
     _cleanup_json_ json_t *desc =
@@ -409,6 +415,8 @@ static int open_backing(struct blk_node *n, json_t *override, const struct inher
     below.up = &self;
     below.depth = self.depth + 1;
     below.nesting = 0;
+    if (below.depth == self.writable)
+        below.flags |= BLK_OPEN_RDWR | BLK_OPEN_RESIZE;
     const char *format = n->backing_format && n->backing_format[0] ? n->backing_format : NULL;
     ret = stated ? open_reference(n, EDGE_BACKING, n->backing_resolved, format, &below, err)
                  : open_edge(override, "backing", &below, &n->edge[EDGE_BACKING], err);
@@ -661,6 +669,10 @@ int blk_open(const char *name, const struct blk_open_args *args, struct blk_node
     const struct cache_mode *mode = find_cache_mode(args->cache, err);
     if (!mode)
         return -EINVAL;
+    int ret =
+        args->stated_by ? may_follow(args->stated_by, follow_policy(args->follow), name, err) : 0;
+    if (ret < 0)
+        return ret;
     if (args->format && !driver_find(args->format))
         return error_set(err, ENOENT, "unknown driver or format '%s' (img --help lists them)",
                          args->format);
@@ -676,8 +688,9 @@ int blk_open(const char *name, const struct blk_open_args *args, struct blk_node
         .direct = mode->direct,
         .no_flush = mode->no_flush,
         .unmap = args->flags & BLK_OPEN_UNMAP,
+        .writable = args->writable_backing,
     };
-    int ret = open_described(desc, &top, out, err);
+    ret = open_described(desc, &top, out, err);
     if (ret < 0)
         return ret;
     (*out)->writethrough = mode->writethrough;

@@ -389,9 +389,9 @@ static bool reads_zero(struct blk_node *n, uint64_t off, uint64_t len)
 }
 
 /* Part of a unit: nothing to do where it reads as zero already, else zeroes are data. */
-static int zero_part(struct blk_node *n, uint64_t off, uint64_t len)
+static int zero_part(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags)
 {
-    if (len == 0 || reads_zero(n, off, len))
+    if (len == 0 || (!(flags & BLK_EXPLICIT) && reads_zero(n, off, len)))
         return 0;
     return io_write_zeroes(n, off, len, 0, mapped_write);
 }
@@ -405,7 +405,7 @@ static int zero_units(struct blk_node *n, uint64_t start, uint64_t stop, unsigne
         return -ENOTSUP;
     reserve_take(&n->reserve, &held, round_down(start, unit), round_up(stop, unit), false);
     driver_lock(n);
-    int ret = n->drv->zero_range(n, start, stop - start, flags & BLK_MAY_UNMAP);
+    int ret = n->drv->zero_range(n, start, stop - start, flags & (BLK_MAY_UNMAP | BLK_EXPLICIT));
     driver_unlock(n);
     reserve_release(&n->reserve, &held);
     return ret;
@@ -437,8 +437,8 @@ int mapped_zero(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags)
         ret = io_write_zeroes(n, start, stop - start, 0, mapped_write);
     if (start < stop && ret < 0)
         return ret;
-    ret = zero_part(n, off, start - off);
-    return ret < 0 ? ret : zero_part(n, stop, to - stop);
+    ret = zero_part(n, off, start - off, flags);
+    return ret < 0 ? ret : zero_part(n, stop, to - stop, flags);
 }
 
 int mapped_discard(struct blk_node *n, uint64_t off, uint64_t len)

@@ -112,6 +112,10 @@ int io_write_zeroes(struct blk_node *n, uint64_t off, uint64_t len, unsigned fla
 int io_pwritev(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt, uint64_t len,
                unsigned flags);
 
+/* control.c, with the gate closed: the driver's resize and what the core adds to it. */
+int control_resize(struct blk_node *n, uint64_t size, enum blk_prealloc prealloc,
+                   struct error **err);
+
 /* bounce.c: requests that do not fit limits.align or mem_align. */
 bool bounce_needed(const struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt,
                    uint64_t len);

@@ -66,15 +66,20 @@ int qcow2_alloc(struct qcow2 *q, uint64_t want, uint64_t *host, uint64_t *got, b
     return 0;
 }
 
-/* All refcount slices of the range are in the cache (0), or one was loaded just now. */
+/* All refcount slices of the range are in the cache (0), or one was loaded just now. A process that died may have
+ * counted clusters behind the end of the file that it never wrote: then `fresh` moves behind them. */
 static int touch_slices(struct qcow2 *q, uint64_t first, uint64_t count)
 {
     uint64_t value;
 
-    for (uint64_t c = first; c < first + count; c += qcow2_ref_slice_left(q, c)) {
+    for (uint64_t c = first; c < first + count; c++) {
         int ret = qcow2_ref_get(q, c, &value);
         if (ret != 0)
             return ret;
+        if (value) {
+            q->fresh = (c + 1) << q->cluster_bits;
+            return TABLE_RELOCKED;
+        }
     }
     return 0;
 }

@@ -6,6 +6,7 @@
  *
  * Tables are written in pieces of PIECE bytes, so that preallocating a large disk takes no memory.
  */
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stddef.h>
@@ -136,16 +137,24 @@ static uint8_t *put_extension(uint8_t *at, uint32_t type, const void *data, uint
     return at + 8 + align_up(len, 8);
 }
 
-static uint8_t *put_features(uint8_t *at)
+void qcow2_feature_names(uint8_t table[QCOW2_FEATURE_NAMES])
 {
-    uint8_t table[ARRAY_SIZE(features) * FEATURE_BYTES] = { 0 };
-
+    static_assert(sizeof(features) / sizeof(features[0]) * FEATURE_BYTES == QCOW2_FEATURE_NAMES,
+                  "qcow2.h says how long the table is");
+    memset(table, 0, QCOW2_FEATURE_NAMES);
     for (size_t i = 0; i < ARRAY_SIZE(features); i++) {
         uint8_t *row = table + i * FEATURE_BYTES;
         row[0] = features[i].type;
         row[1] = features[i].bit;
         memcpy(row + 2, features[i].name, strlen(features[i].name));
     }
+}
+
+static uint8_t *put_features(uint8_t *at)
+{
+    uint8_t table[QCOW2_FEATURE_NAMES];
+
+    qcow2_feature_names(table);
     return put_extension(at, QCOW2_EXT_FEATURES, table, sizeof(table));
 }
 

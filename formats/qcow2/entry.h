@@ -17,6 +17,7 @@ enum unmap_mode {
     UNMAP_ZERO,      /* must read as zeroes; storage may stay */
     UNMAP_ZERO_FREE, /* must read as zeroes; storage goes */
     UNMAP_DISCARD,   /* need not be kept */
+    UNMAP_EMPTY,     /* this layer is to say nothing; whole clusters */
 };
 
 /* A standard entry has storage. In an external data file it may lie at offset 0. */

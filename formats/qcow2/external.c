@@ -48,7 +48,8 @@ static uint64_t in_file(const struct qcow2 *q, uint64_t off, uint64_t len)
 
 int qcow2_external_zero(struct qcow2 *q, uint64_t off, uint64_t len, unsigned flags)
 {
-    bool backing = node_child(q->node, EDGE_BACKING), release = flags & BLK_MAY_UNMAP;
+    bool backing = node_child(q->node, EDGE_BACKING) || (flags & BLK_EXPLICIT);
+    bool release = flags & BLK_MAY_UNMAP;
     uint64_t there = in_file(q, off, len);
 
     if (q->external_raw && there > 0) {

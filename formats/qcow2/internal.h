@@ -89,6 +89,9 @@ int qcow2_external_grow(struct qcow2 *q, uint64_t size, enum blk_prealloc preall
                         struct error **err);
 int qcow2_external_shrink(struct qcow2 *q, uint64_t size, struct error **err);
 
+/* Under a reservation or exclusive: whole clusters become unallocated, whatever then shows from below. */
+int qcow2_forget_range(struct qcow2 *q, uint64_t off, uint64_t len);
+
 /* ---- refcount.c: exclusive, all may answer TABLE_RELOCKED, with nothing changed then ------------- */
 
 int qcow2_ref_get(struct qcow2 *q, uint64_t cluster, uint64_t *value);
@@ -169,5 +172,59 @@ int qcow2_vm_state(struct blk_node *n, uint64_t bytes, uint64_t *offset, struct 
 int qcow2_resize(struct blk_node *n, uint64_t size, enum blk_prealloc prealloc, struct error **err);
 /* Exclusive: the L1 table reaches to the guest offset `offset` + `bytes`. */
 int qcow2_grow_l1_for(struct qcow2 *q, uint64_t offset, uint64_t bytes, struct error **err);
+/* No request in flight: maps [off, end) to storage; what is mapped already stays. The rest reads as zeroes: new
+ * clusters are fresh ones, and those that are not are zeroed. */
+int qcow2_store_zeroes(struct qcow2 *q, uint64_t off, uint64_t end);
+/* No request in flight: gives back the L2 tables behind a disk of this size; what they map must be gone. */
+int qcow2_drop_tables(struct qcow2 *q, uint64_t size);
+
+/* ---- empty.c --------------------------------------------------------------------------------------- */
+
+int qcow2_make_empty(struct blk_node *n, struct error **err);
+
+/* ---- header_write.c: no request in flight ------------------------------------------------------------ */
+
+/* What a rewritten header says beside the numbers. NULL: it says nothing of the kind. */
+struct qcow2_strings {
+    const char *backing, *backing_format;
+    const char *data_file; /* NULL: as it is */
+};
+
+/* Puts `h` (but for where the backing name is) and the strings into the header's cluster, keeps every
+ * extension it does not know, makes it durable and takes it into q->header. All that is written in one write. */
+int qcow2_header_rewrite(struct qcow2 *q, const struct qcow2_header *h,
+                         const struct qcow2_strings *s, struct error **err);
+int qcow2_change_backing(struct blk_node *n, const char *filename, const char *format,
+                         struct error **err);
+
+/* ---- amend.c, amend_zero.c, amend_refs.c: no request in flight ----------------------------------------- */
+
+struct qcow2_amend_options {
+    int compat; /* 2 or 3 */
+    uint64_t refcount_bits, size;
+    char *backing_file, *backing_fmt, *data_file;
+    bool lazy_refcounts, data_file_raw;
+    bool compat_given, refcount_bits_given, size_given, lazy_refcounts_given, data_file_raw_given;
+};
+extern const struct opt_def qcow2_amend_table[];
+int qcow2_amend(struct blk_node *n, const void *options, uint64_t *size, blk_progress_fn *progress,
+                void *opaque, struct error **err);
+
+/* Counts steps for the user. */
+struct qcow2_progress {
+    blk_progress_fn *fn;
+    void *opaque;
+    uint64_t done, total;
+};
+/* 0 or -ECANCELED. */
+int qcow2_step(struct qcow2_progress *p, uint64_t steps);
+
+/* Zero clusters, which version 2 does not have, become data, or unallocated where nothing lies below. */
+int qcow2_expand_zeroes(struct qcow2 *q, struct qcow2_progress *p, struct error **err);
+uint64_t qcow2_expand_steps(const struct qcow2 *q);
+/* New refcount structures with numbers of 1 << order bits. */
+int qcow2_change_refcounts(struct qcow2 *q, uint32_t order, struct qcow2_progress *p,
+                           struct error **err);
+uint64_t qcow2_refcount_steps(const struct qcow2 *q);
 
 #endif

@@ -18,6 +18,9 @@
  *   codec.c    compressed clusters
  *   snapshot*.c internal snapshots; snapshot.h has their rules
  *   layout.c create.c measure.c resize.c
+ *   header_write.c  rewriting the header's cluster with all its extensions
+ *   empty.c    forgetting all that the image holds
+ *   amend*.c   changing options of an image that is there
  *   check*.c   check and repair
  *
  * Invariants (asserts and tests cite them)
@@ -349,6 +352,9 @@ struct qcow2_create_options {
     char *data_file, *encryption;
 };
 extern const struct opt_def qcow2_create_table[];
+/* The content of the extension that names the features we know of. */
+#define QCOW2_FEATURE_NAMES (8 * 48)
+void qcow2_feature_names(uint8_t table[QCOW2_FEATURE_NAMES]);
 int qcow2_check_create(const void *options, struct error **err);
 int qcow2_create(struct blk_node *file, const void *options, struct error **err);
 int qcow2_measure(const void *options, uint64_t size, struct blk_node *src, struct blk_measure *out,

@@ -78,9 +78,7 @@ static int grow_l1(struct qcow2 *q, uint64_t entries)
 
 /* ---- preallocation ------------------------------------------------------------------------------------- */
 
-/* Maps [off, end) to storage; what is mapped already stays. Reads as zeroes: new clusters are fresh ones,
- * and those that are not are zeroed. */
-static int preallocate(struct qcow2 *q, uint64_t off, uint64_t end)
+int qcow2_store_zeroes(struct qcow2 *q, uint64_t off, uint64_t end)
 {
     while (off < end) {
         struct write_plan p = { .offset = off };
@@ -148,14 +146,14 @@ static int cut_off(struct qcow2 *q, uint64_t size)
     uint64_t end = (uint64_t)q->header.l1_size << q->l1_shift;
     int ret = from < end ? qcow2_discard_range(q->node, from, end - from) : 0;
 
-    if (ret == -ENOTSUP)
-        ret = 0; /* version 2 with a backing file: the tables go as a whole below */
+    if (ret == -ENOTSUP) /* version 2 with a backing file, which nobody sees there */
+        ret = qcow2_forget_range(q, from, end - from);
     if (ret == 0)
         ret = qcow2_commit(q, true);
     return ret;
 }
 
-static int drop_tables(struct qcow2 *q, uint64_t size)
+int qcow2_drop_tables(struct qcow2 *q, uint64_t size)
 {
     uint64_t keep = l1_entries_for(q->l1_shift, size);
     {
@@ -198,7 +196,7 @@ static int free_behind(struct qcow2 *q, uint64_t size)
     int ret = cut_off(q, size);
 
     if (ret == 0)
-        ret = drop_tables(q, size);
+        ret = qcow2_drop_tables(q, size);
     return ret == 0 ? qcow2_settle(q) : ret;
 }
 
@@ -244,7 +242,7 @@ static int grow(struct qcow2 *q, uint64_t size, enum blk_prealloc prealloc, stru
             prealloc = BLK_PREALLOC_METADATA; /* a raw data file is the disk */
     }
     if (prealloc != BLK_PREALLOC_OFF) {
-        ret = preallocate(q, cluster_up(q, old), size);
+        ret = qcow2_store_zeroes(q, cluster_up(q, old), size);
         if (ret == 0)
             ret = fill(q, cluster_up(q, old), size, prealloc);
         if (ret < 0)

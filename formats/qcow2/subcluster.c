@@ -287,6 +287,11 @@ int qcow2_sub_unmap(struct qcow2 *q, uint8_t *slice, uint32_t index, uint64_t gu
     uint32_t mask = mask_of(q, guest, from, to);
     bool compressed = e.entry & QE_COMPRESSED;
 
+    if (mode == UNMAP_EMPTY) {
+        if (e.entry || e.bitmap)
+            replace(q, slice, index, (struct sub_entry){ 0 });
+        return 0;
+    }
     if (to >= q->header.size) /* nobody asks for what lies behind the disk's end */
         mask |= sub_mask(sub_index(q, MAX(from, guest)), SUBCLUSTERS - 1);
     if (compressed && mask != UINT32_MAX)

@@ -393,6 +393,8 @@ static uint64_t unmapped(const struct qcow2 *q, uint64_t old, enum unmap_mode mo
 {
     enum entry_kind kind = entry_kind(q, old);
 
+    if (mode == UNMAP_EMPTY)
+        return 0;
     if (kind == ENTRY_UNALLOCATED)
         return backing && mode != UNMAP_DISCARD ? L2E_ZERO : old;
     if (mode == UNMAP_ZERO && entry_exclusive(old) &&
@@ -484,7 +486,7 @@ int qcow2_unmap(struct qcow2 *q, uint64_t off, uint64_t len, enum unmap_mode mod
 int qcow2_zero_range(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags)
 {
     struct qcow2 *q = node_state(n);
-    bool backing = node_child(n, EDGE_BACKING);
+    bool backing = node_child(n, EDGE_BACKING) || (flags & BLK_EXPLICIT);
     bool release = flags & BLK_MAY_UNMAP;
 
     if (q->external)
@@ -504,4 +506,9 @@ int qcow2_discard_range(struct blk_node *n, uint64_t off, uint64_t len)
     if (q->version < 3 && backing)
         return -ENOTSUP; /* the backing file's old data would come up again */
     return qcow2_unmap(q, off, len, UNMAP_DISCARD, backing);
+}
+
+int qcow2_forget_range(struct qcow2 *q, uint64_t off, uint64_t len)
+{
+    return qcow2_unmap(q, off, len, UNMAP_EMPTY, false);
 }

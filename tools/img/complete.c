@@ -38,13 +38,15 @@ static void offer_formats(const char *word)
 
 /* word: "cluster_size=64k,la"; the shell breaks words at '=', so only what follows the last one is
  * its word, and candidates begin with that. */
-static void offer_create_options(const char *format, const char *word)
+static void offer_driver_options(const char *format, const char *word, bool amend)
 {
     const char *comma = strrchr(word, ',');
     const char *last = comma ? comma + 1 : word;
     const char *equals = strchr(last, '=');
     struct blk_option_info option;
-    for (unsigned i = 0; blk_driver_option_at(format, true, i, &option) == 0; i++) {
+    for (unsigned i = 0; (amend ? blk_driver_amend_option_at(format, i, &option)
+                                : blk_driver_option_at(format, true, i, &option)) == 0;
+         i++) {
         if (!equals) {
             const char *shell_word = strrchr(word, '=');
             shell_word = shell_word ? shell_word + 1 : word;
@@ -68,7 +70,9 @@ static void offer_value(const struct arg_def *def, const char *format, const cha
     else if (strcmp(def->hint, "@cache") == 0)
         offer_choices(word, "none|writeback|writethrough|directsync|unsafe");
     else if (strcmp(def->hint, "@options") == 0)
-        offer_create_options(format, word);
+        offer_driver_options(format, word, false);
+    else if (strcmp(def->hint, "@amend") == 0)
+        offer_driver_options(format, word, true);
     else if (def->hint[0] == '@')
         puts(def->hint);
     else

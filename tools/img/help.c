@@ -182,25 +182,45 @@ void help_overview(void)
     print_formats();
 }
 
+static void print_driver_option(const struct blk_option_info *option)
+{
+    char name[160];
+    bool choice = strchr(option->type, '|') != NULL;
+    snprintf(name, sizeof(name), "%s=<%s>", option->name,
+             choice                              ? "str"
+             : strcmp(option->type, "bool") == 0 ? "bool (on/off)"
+                                                 : option->type);
+    printf("  %-22s - %s", name, option->help ? option->help : "");
+    if (choice)
+        printf(" (%s)", option->type);
+    if (option->def)
+        printf(" (default: %s)", option->def);
+    putchar('\n');
+}
+
 int help_create_options(const char *format)
 {
     if (!format_known(format))
         return 1;
     struct blk_option_info option;
     printf("Supported %s options:\n", format);
-    for (unsigned i = 0; blk_driver_option_at(format, true, i, &option) == 0; i++) {
-        char name[160];
-        bool choice = strchr(option.type, '|') != NULL;
-        snprintf(name, sizeof(name), "%s=<%s>", option.name,
-                 choice                             ? "str"
-                 : strcmp(option.type, "bool") == 0 ? "bool (on/off)"
-                                                    : option.type);
-        printf("  %-22s - %s", name, option.help ? option.help : "");
-        if (choice)
-            printf(" (%s)", option.type);
-        if (option.def)
-            printf(" (default: %s)", option.def);
-        putchar('\n');
+    for (unsigned i = 0; blk_driver_option_at(format, true, i, &option) == 0; i++)
+        print_driver_option(&option);
+    return 0;
+}
+
+int help_amend_options(const char *format)
+{
+    struct blk_driver_info info;
+    if (!format_known(format))
+        return 1;
+    if (!format_find(format, &info) || !info.can_amend) {
+        complain("images of format '%s' have no options that can be changed", format);
+        return 1;
     }
+    struct blk_option_info option;
+    printf("Amend options for '%s':\n", format);
+    for (unsigned i = 0; blk_driver_amend_option_at(format, i, &option) == 0; i++)
+        print_driver_option(&option);
     return 0;
 }

@@ -84,6 +84,8 @@ struct blk_node *image_open(const struct image_spec *spec)
         .cache = cache,
         .image_opts = spec->image_opts,
         .flags = spec->flags,
+        .writable_backing = spec->writable_backing,
+        .stated_by = spec->stated_by,
     };
     struct blk_node *node = NULL;
     struct error *err = NULL;

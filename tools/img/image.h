@@ -16,6 +16,8 @@ struct image_spec {
     /* Show this internal snapshot (read-only): an id, a name, or snapshot.id=ID,snapshot.name=NAME.
      * NULL: the disk. */
     const char *snapshot;
+    unsigned writable_backing; /* these as in struct blk_open_args */
+    const char *stated_by;
 };
 
 /* NULL after a complaint. */

@@ -25,9 +25,9 @@ struct command {
     int (*run)(const struct command *self, int argc, char **argv); /* the exit code */
 };
 
-extern const struct command cmd_amend, cmd_bench, cmd_bitmap, cmd_check, cmd_commit, cmd_compare,
-    cmd_convert, cmd_create, cmd_dd, cmd_info, cmd_map, cmd_measure, cmd_rebase, cmd_resize,
-    cmd_snapshot;
+extern const struct command cmd_amend, cmd_bench, cmd_bitmap, cmd_chain, cmd_check, cmd_commit,
+    cmd_compare, cmd_convert, cmd_create, cmd_dd, cmd_info, cmd_map, cmd_measure, cmd_rebase,
+    cmd_resize, cmd_snapshot;
 
 /* All of them in the order of the alphabet; NULL ends it. */
 extern const struct command *const commands[];
@@ -60,6 +60,8 @@ void help_command(const struct command *cmd);
 void help_version(void);
 /* `-o help`: the options of making an image of that format, or a complaint and 1. */
 int help_create_options(const char *format);
+/* The same for the options of changing one. */
+int help_amend_options(const char *format);
 
 /* Candidates for the word that is being typed, one per line; for the shell's completion. */
 int complete(int argc, char **argv);

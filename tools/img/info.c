@@ -101,9 +101,11 @@ static void print_human(const struct blk_info *info)
     }
 }
 
-/* One step of the chain. The name and the format of the next one go to *name and *format. */
-static bool show(const struct info *o, char **name, char **format, bool first, json_t *list)
+/* One step of the chain. The name and the format of the next one go to *name and *format, and who states
+ * them to *stated_by, which is NULL for the first. */
+static bool show(const struct info *o, char **name, char **format, char **stated_by, json_t *list)
 {
+    bool first = !*stated_by;
     bool bar = !o->output && isatty(STDOUT_FILENO);
     struct image_spec spec = {
         .name = *name,
@@ -111,6 +113,7 @@ static bool show(const struct info *o, char **name, char **format, bool first, j
         .image_opts = o->image_opts && first,
         .flags = BLK_OPEN_NO_BACKING | BLK_OPEN_QUIET | (bar ? 0 : BLK_OPEN_NO_IO) |
                  (o->share ? BLK_OPEN_SHARED : 0),
+        .stated_by = *stated_by,
     };
     _cleanup_image_ struct blk_node *node = image_open(&spec);
     if (!node)
@@ -132,6 +135,8 @@ static bool show(const struct info *o, char **name, char **format, bool first, j
     }
     free(*name);
     free(*format);
+    free(*stated_by);
+    *stated_by = strdup(info.filename);
     *name = info.full_backing_filename ? strdup(info.full_backing_filename) : NULL;
     *format = info.backing_format ? strdup(info.backing_format) : NULL;
     bool lost = info.backing_filename && !info.full_backing_filename && o->chain;
@@ -159,6 +164,7 @@ static int info(const struct info *o, const char *filename)
     _cleanup_json_ json_t *seen = json_object();
     _cleanup_free_ char *name = strdup(filename);
     _cleanup_free_ char *format = o->format ? strdup(o->format) : NULL;
+    _cleanup_free_ char *stated_by = NULL;
     bool first = true, ok = true;
     while (ok && name && (first || o->chain)) {
         if (seen_before(seen, name)) {
@@ -167,7 +173,7 @@ static int info(const struct info *o, const char *filename)
             ok = false;
             break;
         }
-        ok = show(o, &name, &format, first, list);
+        ok = show(o, &name, &format, &stated_by, list);
         first = false;
     }
     if (!ok)

@@ -22,7 +22,4 @@ static int run(const struct command *self, int argc, char **argv)
         .run = run,                         \
     }
 
-LATER(amend, "change the options of an image");
 LATER(bitmap, "keep track of changed blocks in an image");
-LATER(commit, "write an overlay's content into its backing file");
-LATER(rebase, "give an overlay another backing file");
