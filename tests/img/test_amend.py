@@ -104,6 +104,40 @@ def test_growing_an_old_image_with_a_backing_file(img, qemu_img, image):
     sound(qemu_img, "x.qcow2")
 
 
+@pytest.mark.parametrize("options", ["data_file=other.raw", "data_file_raw=off", "data_file_raw=on",
+                                     "compat=0.10", "lazy_refcounts=on", "refcount_bits=64", "size=8M"])
+@pytest.mark.parametrize("raw", ["on", "off"])
+def test_an_external_data_file(img, qemu_img, qemu_io, tmp, options, raw):
+    qemu_img("create", "-q", "-f", "qcow2", "-o", f"data_file=x.raw,data_file_raw={raw}", "x.qcow2", "4M")
+    qemu_io("-c", "write -P 5 0 1M", "-c", "write -z 64k 64k", "-c", "write -P 6 2M 64k", "x.qcow2")
+    shutil.copy("x.raw", "other.raw")
+    before = raw_of(qemu_img, "x.qcow2")
+    for folder in ("theirs", "ours"):
+        copy_all(folder)
+    theirs = qemu_img("amend", "-o", options, "x.qcow2", code=(0, 1), cwd="theirs")
+    ours = img("amend", "-o", options, "x.qcow2", code=None, cwd="ours")
+    assert ours.code == theirs.code, f"{ours}{theirs}"
+    assert specific(qemu_img, "ours/x.qcow2") == specific(qemu_img, "theirs/x.qcow2")
+    assert raw_of(qemu_img, "ours/x.qcow2")[:len(before)] == before
+
+
+@pytest.mark.parametrize("options", ["refcount_bits=64", "refcount_bits=1", "refcount_bits=4", "size=8M",
+                                     "lazy_refcounts=on"])
+def test_internal_snapshots_stay(img, qemu_img, qemu_io, image, options):
+    before = image(size=3 * MIB)
+    for name in ("one", "two"):
+        qemu_img("snapshot", "-c", name, "x.qcow2")
+        qemu_io("-c", "write -P 9 1M 256k", "x.qcow2")
+    shutil.copy("x.qcow2", "theirs.qcow2")
+    theirs = qemu_img("amend", "-o", options, "theirs.qcow2", code=(0, 1))
+    ours = img("amend", "-o", options, "x.qcow2", code=(0, 1))
+    assert ours.code == theirs.code, f"{ours}{theirs}"
+    sound(qemu_img, "x.qcow2")
+    qemu_img("snapshot", "-a", "one", "x.qcow2")
+    assert raw_of(qemu_img, "x.qcow2") == before
+    sound(qemu_img, "x.qcow2")
+
+
 def test_zstd_has_no_way_back(img, qemu_img, image):
     """qemu-img makes an image that nobody can read of it."""
     before = image("compression_type=zstd", size=MIB)

@@ -63,6 +63,21 @@ def test_the_emptied_overlay_gives_its_space_back(img, qemu_img, qemu_io, tmp):
     sound(qemu_img, "top.qcow2")
 
 
+def test_snapshots_of_the_overlay_stay(img, qemu_img, qemu_io, tmp):
+    qemu_img("create", "-q", "-f", "qcow2", "base.qcow2", "4M")
+    qemu_img("create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", "top.qcow2")
+    qemu_io("-c", "write -P 5 0 2M", "top.qcow2")
+    qemu_img("snapshot", "-c", "one", "top.qcow2")
+    qemu_io("-c", "write -P 6 1M 2M", "top.qcow2")
+    before = raw_of(qemu_img, "top.qcow2")
+    img("commit", "top.qcow2")
+    sound(qemu_img, "top.qcow2")
+    assert raw_of(qemu_img, "top.qcow2") == raw_of(qemu_img, "base.qcow2") == before
+    qemu_img("snapshot", "-a", "one", "top.qcow2")
+    qemu_io("-r", "-c", "read -P 5 0 2M", "top.qcow2")
+    sound(qemu_img, "top.qcow2")
+
+
 @pytest.mark.parametrize("args", [
     [], ["top.qcow2", "extra"], ["-b", "none", "top.qcow2"], ["-b", "top.qcow2", "top.qcow2"],
     ["base.qcow2"], ["-f", "raw", "top.qcow2"], ["-t", "nosuch", "top.qcow2"], ["-r", "x", "top.qcow2"],

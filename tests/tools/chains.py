@@ -18,9 +18,10 @@ def make_chain(qemu_img, qemu_io, rng, depth, base_format="qcow2", compat="1.1")
     names, formats = ["0.img"], [base_format]
     for i in range(1, depth):
         name, cluster = f"{i}.qcow2", rng.choice(CLUSTERS)
+        extended = rng.choice(["", ",extended_l2=on"]) if compat == "1.1" and cluster == 64 * KIB else ""
         size = max(MIB, size + rng.choice([0, 0, MIB, -MIB + 512 * rng.randrange(9), 512]))
         qemu_img("create", "-q", "-f", "qcow2", "-b", names[0], "-F", formats[0],
-                 "-o", f"cluster_size={cluster},compat={compat}", name, size)
+                 "-o", f"cluster_size={cluster},compat={compat}{extended}", name, size)
         compressed = cluster if rng.random() < 0.5 and size % cluster == 0 else 0
         qemu_io(*random_requests(rng, bytearray(size), 64 * KIB, 12, compressed), name)
         names.insert(0, name)
