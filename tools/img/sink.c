@@ -71,7 +71,7 @@ bool sink_finish(struct sink *sink)
 {
     int r = blk_flush(sink->node);
     if (r < 0)
-        complain("cannot write all of '%s' out: %s", sink->target.name, strerror(-r));
+        complain("cannot write all of '%s' out: %s", blk_filename(sink->node), strerror(-r));
     bool ok = image_close(sink->node) && r == 0;
     sink->node = NULL;
     return ok && target_publish(&sink->target, sink->durable);
