@@ -1,4 +1,4 @@
-"""What the tests of img under faults share: the images, where faults come from, how a run is judged."""
+"""What the tests of img under faults and power cuts share: images, commands, where faults come from, judging."""
 
 import os
 import re
@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 from platter import KIB, REPORT, random_content, write_sparse
+from qcow2edit import COPIED, Qcow2
 
 SIZE = 256 * KIB
 ERRORS = {"EIO": (5, "Input/output error"), "ENOSPC": (28, "No space left on device")}
@@ -54,6 +55,71 @@ def source(name, number, error="EIO", on=False):
         options.update({**blkdebug("file", number, error, on), "file.image.filename": name})
     return ",".join(f"{key}={value}" for key, value in options.items())
 
+
+# ---------------------------------------------------------------- commands that write into an image
+
+def leaks(q):
+    block = q.u64(q["refcount_table_offset"])
+    for cluster in range(40, 90):
+        q.write(block + 2 * cluster, b"\0\3")
+
+
+def wrong_counts(q):
+    block = q.u64(q["refcount_table_offset"])
+    q.write(block + 2 * 20, bytes(2 * 10))
+    for _, at, entry in q.data()[3:30:5]:
+        q.put64(at, entry & ~COPIED)
+
+
+CONVERT = ["convert", "-n", "-m", "1", "-f", "raw", "--target-image-opts"]
+# By name: the target, its format, how it is made from the images above, the command.
+WRITERS = {
+    "convert into raw": ("t", "raw", "base.raw", [*CONVERT, "raw", "TARGET"]),
+    "convert into an empty qcow2": ("t", "qcow2", None, [*CONVERT, "raw", "TARGET"]),
+    "convert into qcow2": ("t", "qcow2", "base", [*CONVERT, "raw", "TARGET"]),
+    "convert into a compressed one": ("t", "qcow2", "compressed", [*CONVERT, "raw", "TARGET"]),
+    "convert -c into qcow2": ("t", "qcow2", None, [*CONVERT, "-c", "raw", "TARGET"]),
+    "convert into an overlay": ("t", "qcow2", "overlay", [*CONVERT, "raw", "TARGET"]),
+    "grow qcow2": ("t", "qcow2", "qcow2", ["resize", "--image-opts", "TARGET", "+3M"]),
+    "grow qcow2, metadata": ("t", "qcow2", "qcow2", ["resize", "--preallocation=metadata",
+                                                     "--image-opts", "TARGET", "+300k"]),
+    "grow qcow2, full": ("t", "qcow2", "qcow2", ["resize", "--preallocation=full", "--image-opts",
+                                                 "TARGET", "+300k"]),
+    "grow raw, full": ("t", "raw", "raw", ["resize", "--preallocation=full", "--image-opts",
+                                           "TARGET", "+300k"]),
+    "shrink qcow2": ("t", "qcow2", "qcow2", ["resize", "--shrink", "--image-opts", "TARGET", "100k"]),
+    "shrink a compressed one": ("t", "qcow2", "compressed", ["resize", "--shrink", "--image-opts",
+                                                             "TARGET", "100k"]),
+    "mend leaks": ("t", "qcow2", ("qcow2", leaks), ["check", "-r", "leaks", "--image-opts", "TARGET"]),
+    "mend all": ("t", "qcow2", ("qcow2", wrong_counts), ["check", "-r", "all", "--image-opts",
+                                                        "TARGET"]),
+    "bench raw": ("t", "raw", "raw", ["bench", "-q", "-w", "-c", "30", "-d", "2",
+                                      "--flush-interval=5", "-S", "12k", "--image-opts", "TARGET"]),
+    "bench qcow2": ("t", "qcow2", "overlay", ["bench", "-q", "-w", "-c", "30", "-d", "2",
+                                              "--flush-interval=5", "-S", "12k", "--image-opts",
+                                              "TARGET"]),
+}
+
+
+def make_target(name, start, qemu_img):
+    if start is None:
+        qemu_img("create", "-f", "qcow2", "-o", "cluster_size=4k", name, SIZE)
+    elif isinstance(start, tuple):
+        shutil.copy(start[0], name)
+        with Qcow2(name) as image:
+            start[1](image)
+    else:
+        shutil.copy(start, name)
+
+
+def content(img, name, form):
+    """The guest's bytes."""
+    if form == "raw":
+        return Path(name).read_bytes()
+    return img("convert", "-f", form, "-O", "raw", name, "-", text=False).out
+
+
+# ---------------------------------------------------------------- judging
 
 class Judge:
     """Counts points and collects what went wrong, so that one bad point does not hide the others."""

@@ -15,10 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from faults import (ERRORS, NOT_REACHED, SIZE, Judge, Traced, blkdebug, make_images, points, restore,
-                    snapshot, source, told)
+from faults import (ERRORS, NOT_REACHED, WRITERS, Judge, Traced, blkdebug, content, make_images,
+                    make_target, points, restore, snapshot, source, told)
 from platter import KIB
-from qcow2edit import COPIED, Qcow2
 
 SEED = int(os.environ.get("FAULT_SEED", 0))
 
@@ -130,72 +129,11 @@ def test_source_fails(img, files, judge, reader, image):
 
 # ---------------------------------------------------------------- targets
 
-def leaks(q):
-    block = q.u64(q["refcount_table_offset"])
-    for cluster in range(40, 90):
-        q.write(block + 2 * cluster, b"\0\3")
-
-
-def wrong_counts(q):
-    block = q.u64(q["refcount_table_offset"])
-    q.write(block + 2 * 20, bytes(2 * 10))
-    for _, at, entry in q.data()[3:30:5]:
-        q.put64(at, entry & ~COPIED)
-
-
 def into(target, form):
     """A description of an existing image for -n and others that write."""
     return f"driver={form},file.image.filename={target}," + \
         ",".join(f"{key}={value}" for key, value in blkdebug("file", "NUMBER", "EIO").items()) \
         .replace("fail-errno=5", "fail-errno=ERRNO").replace("fail-on=off", "fail-on=ON")
-
-
-CONVERT = ["convert", "-n", "-m", "1", "-f", "raw", "--target-image-opts"]
-# By name: the target, its format, how it is made from the images above, the command.
-WRITERS = {
-    "convert into raw": ("t", "raw", "base.raw", [*CONVERT, "raw", "TARGET"]),
-    "convert into an empty qcow2": ("t", "qcow2", None, [*CONVERT, "raw", "TARGET"]),
-    "convert into qcow2": ("t", "qcow2", "base", [*CONVERT, "raw", "TARGET"]),
-    "convert into a compressed one": ("t", "qcow2", "compressed", [*CONVERT, "raw", "TARGET"]),
-    "convert -c into qcow2": ("t", "qcow2", None, [*CONVERT, "-c", "raw", "TARGET"]),
-    "convert into an overlay": ("t", "qcow2", "overlay", [*CONVERT, "raw", "TARGET"]),
-    "grow qcow2": ("t", "qcow2", "qcow2", ["resize", "--image-opts", "TARGET", "+3M"]),
-    "grow qcow2, metadata": ("t", "qcow2", "qcow2", ["resize", "--preallocation=metadata",
-                                                     "--image-opts", "TARGET", "+300k"]),
-    "grow qcow2, full": ("t", "qcow2", "qcow2", ["resize", "--preallocation=full", "--image-opts",
-                                                 "TARGET", "+300k"]),
-    "grow raw, full": ("t", "raw", "raw", ["resize", "--preallocation=full", "--image-opts",
-                                           "TARGET", "+300k"]),
-    "shrink qcow2": ("t", "qcow2", "qcow2", ["resize", "--shrink", "--image-opts", "TARGET", "100k"]),
-    "shrink a compressed one": ("t", "qcow2", "compressed", ["resize", "--shrink", "--image-opts",
-                                                             "TARGET", "100k"]),
-    "mend leaks": ("t", "qcow2", ("qcow2", leaks), ["check", "-r", "leaks", "--image-opts", "TARGET"]),
-    "mend all": ("t", "qcow2", ("qcow2", wrong_counts), ["check", "-r", "all", "--image-opts",
-                                                        "TARGET"]),
-    "bench raw": ("t", "raw", "raw", ["bench", "-q", "-w", "-c", "30", "-d", "2",
-                                      "--flush-interval=5", "-S", "12k", "--image-opts", "TARGET"]),
-    "bench qcow2": ("t", "qcow2", "overlay", ["bench", "-q", "-w", "-c", "30", "-d", "2",
-                                              "--flush-interval=5", "-S", "12k", "--image-opts",
-                                              "TARGET"]),
-}
-
-
-def make_target(name, start, qemu_img):
-    if start is None:
-        qemu_img("create", "-f", "qcow2", "-o", "cluster_size=4k", name, SIZE)
-    elif isinstance(start, tuple):
-        shutil.copy(start[0], name)
-        with Qcow2(name) as image:
-            start[1](image)
-    else:
-        shutil.copy(start, name)
-
-
-def content(img, name, form):
-    """The guest's bytes."""
-    if form == "raw":
-        return Path(name).read_bytes()
-    return img("convert", "-f", form, "-O", "raw", name, "-", text=False).out
 
 
 @pytest.mark.parametrize("writer", WRITERS)

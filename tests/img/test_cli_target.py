@@ -260,3 +260,14 @@ def test_dd_status_progress(img, disk):
     result = img("dd", "-f", "raw", "if=a.raw", "of=out", "status=progress")
     assert f"{SIZE} bytes (16 MiB) copied" in result.err
     assert not img("dd", "-f", "raw", "if=a.raw", "of=out").err
+
+
+@pytest.mark.parametrize("cache,syncs", [([], True), (["-t", "unsafe"], False)], ids=["", "unsafe"])
+@pytest.mark.parametrize("form", ["raw", "qcow2"])
+def test_target_that_was_there_is_brought_to_the_disk(img, qemu_img, disk, need_tool, form, cache, syncs):
+    """convert -n promised that as convert does, and did not do it."""
+    qemu_img("create", "-f", form, "out", SIZE)
+    trace = [need_tool("strace"), "-f", "-e", "trace=fdatasync,fsync", "-o", "trace"]
+    subprocess.run([*trace, img.path, "convert", *cache, "-n", "-f", "raw", "-O", form, "a.raw", "out"],
+                   check=True, env={**os.environ, "ASAN_OPTIONS": "detect_leaks=0"})
+    assert ("sync(" in Path("trace").read_text()) == syncs
