@@ -183,6 +183,17 @@ static int read_extensions(struct blk_node *file, const struct qcow2_header *h, 
     return there ? blk_read(file, h->header_length, *out, there, 0) : 0;
 }
 
+static int extensions_or_error(struct blk_node *file, const struct qcow2_header *h, uint8_t **out,
+                               size_t *len, struct error **err)
+{
+    int ret = read_extensions(file, h, out, len);
+
+    if (ret < 0)
+        error_set(err, -ret, "%s: could not read the header extensions: %s", blk_filename(file),
+                  strerror(-ret));
+    return ret;
+}
+
 /* The extension of this type: its data and length, NULL when absent. -EINVAL (through *bad) when
  * one reaches outside. */
 static const uint8_t *find_extension(const uint8_t *b, size_t len, uint32_t type, uint32_t *ext_len,
@@ -227,10 +238,9 @@ int qcow2_read_strings(struct blk_node *file, const struct qcow2_header *h, char
 
     *backing = *backing_format = NULL;
     _cleanup_free_ uint8_t *ext = NULL;
-    int ret = read_extensions(file, h, &ext, &len);
+    int ret = extensions_or_error(file, h, &ext, &len, err);
     if (ret < 0)
-        return error_set(err, -ret, "%s: could not read the header extensions: %s", name,
-                         strerror(-ret));
+        return ret;
     const uint8_t *format = find_extension(ext, len, QCOW2_EXT_BACKING, &ext_len, &bad);
     if (bad)
         return error_set(err, EINVAL, "%s: a header extension is longer than the header's cluster",
@@ -262,9 +272,10 @@ int qcow2_read_data_file(struct blk_node *file, const struct qcow2_header *h, ch
     bool bad;
 
     *out = NULL;
-    _cleanup_free_ uint8_t *ext = read_extensions(file, h, &len);
-    if (!ext)
-        return error_set(err, EIO, "%s: could not read the header extensions", name);
+    _cleanup_free_ uint8_t *ext = NULL;
+    int ret = extensions_or_error(file, h, &ext, &len, err);
+    if (ret < 0)
+        return ret;
     const uint8_t *text = find_extension(ext, len, QCOW2_EXT_DATA_FILE, &ext_len, &bad);
     if (!text)
         return 0;
