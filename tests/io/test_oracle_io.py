@@ -592,3 +592,29 @@ def test_copy_on_read(tmp, as_qemu_io, qemu_io, qemu_img, commands_):
     assert said[1] == said[0]
     assert maps[1] == maps[0]
     qemu_img("compare", "-f", "qcow2", "-F", "qcow2", "theirs", "ours")
+
+
+@pytest.mark.parametrize("form", ["raw", "qcow2"])
+def test_vm_state(tmp, both, qemu_img, form):
+    """-b: what a machine saves of itself, beside the disk."""
+    qemu_img("create", "-f", form, f"a.{form}", "1M")
+    both("-f", form, f"a.{form}", *commands("""
+write -P 1 0 64k
+write -b -P 2 0 100k
+write -b -P 3 64k 300k
+read -b -P 2 0 64k
+read -b -P 3 64k 300k
+read -b -v 363k 2k
+read -b -P 0 10M 4k
+read -P 1 0 64k
+write -b 100 512
+read -b 512 100
+"""))
+
+
+def test_vm_state_is_where_qemu_io_looks(tmp, io, qemu_io, qemu_img):
+    for writer, reader, name in ((io, qemu_io, "ours"), (qemu_io, io, "theirs")):
+        qemu_img("create", "-f", "qcow2", name, "1M")
+        writer("-f", "qcow2", "-c", "write -b -P 7 4k 200k", name)
+        reader("-f", "qcow2", "-c", "read -b -P 7 4k 200k", "-c", "read -P 0 0 1M", name)
+        qemu_img("check", name)
