@@ -93,6 +93,13 @@ WRITERS = {
     "mend leaks": ("t", "qcow2", ("qcow2", leaks), ["check", "-r", "leaks", "--image-opts", "TARGET"]),
     "mend all": ("t", "qcow2", ("qcow2", wrong_counts), ["check", "-r", "all", "--image-opts",
                                                         "TARGET"]),
+    "make a snapshot": ("t", "qcow2", ("qcow2", None), ["snapshot", "--image-opts", "-c", "two", "TARGET"]),
+    "go back to a snapshot": ("t", "qcow2", ("qcow2", None), ["snapshot", "--image-opts", "-a", "one",
+                                                             "TARGET"]),
+    "remove a snapshot": ("t", "qcow2", ("qcow2", None), ["snapshot", "--image-opts", "-d", "one",
+                                                         "TARGET"]),
+    "amend": ("t", "qcow2", "qcow2", ["amend", "--image-opts", "-o", "compat=0.10", "TARGET"]),
+    "rebase onto nothing": ("t", "qcow2", "overlay", ["rebase", "--image-opts", "-b", "", "TARGET"]),
     "bench raw": ("t", "raw", "raw", ["bench", "-q", "-w", "-c", "30", "-d", "2",
                                       "--flush-interval=5", "-S", "12k", "--image-opts", "TARGET"]),
     "bench qcow2": ("t", "qcow2", "overlay", ["bench", "-q", "-w", "-c", "30", "-d", "2",
@@ -104,6 +111,10 @@ WRITERS = {
 def make_target(name, start, qemu_img):
     if start is None:
         qemu_img("create", "-f", "qcow2", "-o", "cluster_size=4k", name, SIZE)
+    elif start == ("qcow2", None):
+        shutil.copy("qcow2", name)
+        qemu_img("snapshot", "-c", "one", name)
+        qemu_img("convert", "-n", "-f", "raw", "-O", "qcow2", "base.raw", name)
     elif isinstance(start, tuple):
         shutil.copy(start[0], name)
         with Qcow2(name) as image:

@@ -179,6 +179,8 @@ def test_target_fails(img, qemu_img, files, judge, writer):
         if args[0] == "resize":
             both = min(len(old), len(right))
             assert content(img, name, form)[:both] == old[:both], "guest data was lost"
+        if args[0] in ("amend", "rebase", "snapshot") and "-a" not in args:
+            assert content(img, name, form) == old, "guest data changed"
         if args[0] == "convert":
             img("convert", "-n", "-f", "raw", "-O", form, "raw", name)
             assert content(img, name, form) == right, "cannot be done again"
