@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tame.h"
+
 struct error {
     int code;
     char *text;
@@ -16,19 +18,11 @@ struct error {
 static char no_memory_text[] = "out of memory";
 static struct error no_memory = { .code = ENOMEM, .text = no_memory_text };
 
-/* Messages quote names that come out of images: these must not drive the user's terminal. */
-static void tame(char *text)
-{
-    for (; text && *text; text++)
-        if (((unsigned char)*text < ' ' && *text != '\n' && *text != '\t') || *text == 0x7f)
-            *text = '?';
-}
-
 static struct error *error_new(int code, char *text)
 {
     struct error *err = text ? malloc(sizeof(*err)) : NULL;
 
-    tame(text);
+    tame(text, "\n\t");
     if (!err) {
         free(text);
         return &no_memory;
@@ -67,7 +61,7 @@ void error_prefix(struct error **errp, const char *fmt, ...)
     va_end(args);
     if (r < 0)
         return;
-    tame(words);
+    tame(words, "\n\t");
     if (asprintf(&text, "%s: %s", words, (*errp)->text) >= 0) {
         free((*errp)->text);
         (*errp)->text = text;

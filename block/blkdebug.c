@@ -3,13 +3,15 @@
  * Rules wait for an event, a named point in the work of the driver above (driver.h). When it comes,
  * inject-error rules of the current state become active, and requests that match an active rule
  * fail; set-state rules move the state machine. A break stops whoever comes to an event until it is resumed.
- * fail-request counts requests instead: the n-th fails, for tests that let each one fail in turn.
+ * fail-request counts requests instead: the n-th fails, for tests that let each one fail in turn. When there were
+ * fewer, a warning at the end says how many, so that a test knows where to stop.
  *
  * Threads: everything that changes is under `lock`; stopped threads sleep on `resumed`.
  */
 #include "blkdebug.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -245,9 +247,10 @@ static int verdict(struct blk_node *n, unsigned type, uint64_t off, uint64_t len
     struct debug_state *s = node_state(n);
 
     LOCK_SCOPE(&s->lock);
-    if (type != IO_STATUS && s->fail_request) {
+    if (type != IO_STATUS) {
         uint64_t number = ++s->requests;
-        if (number == s->fail_request || (s->fail_on && number > s->fail_request))
+        if (s->fail_request &&
+            (number == s->fail_request || (s->fail_on && number > s->fail_request)))
             return -s->fail_errno;
     }
     for (size_t i = 0; i < s->rules.len; i++) {
@@ -383,6 +386,9 @@ static int debug_close(struct blk_node *n, struct error **err)
     struct debug_state *s = node_state(n);
 
     (void)err;
+    if (s->fail_request > s->requests)
+        node_warn(n, "request %" PRIu64 " did not fail: there were %" PRIu64, s->fail_request,
+                  s->requests);
     while (s->stops)
         forget(s, s->stops);
     pthread_cond_destroy(&s->resumed);

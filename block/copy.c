@@ -27,6 +27,7 @@
 #define MAX_WORKERS    64u
 #define ZERO_PIECE     (UINT64_C(1) << 30)
 #define SALVAGE_STEP   512
+#define NAP_NS         50000000L
 
 struct work {
     enum work_kind kind;
@@ -175,12 +176,34 @@ static int take_work(struct copy *c, struct work *w)
 
 /* ---- the rate limit ---------------------------------------------------------------------------------- */
 
-/* Sleeps until `bytes` in all are due. */
-static void keep_rate(struct copy *c, uint64_t bytes)
+/* Under c->out. */
+static bool is_cancelled(struct copy *c)
+{
+    return c->args->progress && c->args->progress(c->args->opaque, c->done, c->args->length);
+}
+
+/* A moment from now, or `due` when that is earlier. */
+static struct timespec nap_until(const struct timespec *due)
+{
+    struct timespec at;
+
+    clock_gettime(CLOCK_MONOTONIC, &at);
+    at.tv_nsec += NAP_NS;
+    if (at.tv_nsec >= 1000000000L) {
+        at.tv_nsec -= 1000000000L;
+        at.tv_sec++;
+    }
+    bool late = at.tv_sec > due->tv_sec || (at.tv_sec == due->tv_sec && at.tv_nsec >= due->tv_nsec);
+    return late ? *due : at;
+}
+
+/* Sleeps until `bytes` in all are due. In naps, since a low rate makes for long nights and the user
+ * may have enough of it; true then. */
+static bool keep_rate(struct copy *c, uint64_t bytes)
 {
     uint64_t rate = c->args->rate_limit;
     if (!rate)
-        return;
+        return false;
     struct timespec due = c->started;
     due.tv_sec += (time_t)(bytes / rate);
     due.tv_nsec += (long)((double)(bytes % rate) / (double)rate * 1e9);
@@ -188,8 +211,16 @@ static void keep_rate(struct copy *c, uint64_t bytes)
         due.tv_nsec -= 1000000000L;
         due.tv_sec++;
     }
-    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &due, NULL) == EINTR)
-        ;
+    for (;;) {
+        struct timespec nap = nap_until(&due);
+        while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &nap, NULL) == EINTR)
+            ;
+        if (nap.tv_sec == due.tv_sec && nap.tv_nsec == due.tv_nsec)
+            return false;
+        LOCK_SCOPE(&c->out);
+        if (is_cancelled(c))
+            return true;
+    }
 }
 
 /* ---- reading ------------------------------------------------------------------------------------------- */
@@ -335,7 +366,7 @@ static void await_order(struct copy *c, const struct work *w)
 static int account(struct copy *c, const struct work *w)
 {
     uint64_t done;
-    int cancelled = 0;
+    bool cancelled;
     {
         LOCK_SCOPE(&c->out);
         done = c->done += w->length;
@@ -343,14 +374,11 @@ static int account(struct copy *c, const struct work *w)
             c->writer++;
             pthread_cond_broadcast(&c->out_turn);
         }
-        if (c->args->progress)
-            cancelled = c->args->progress(c->args->opaque, done, c->args->length);
+        cancelled = is_cancelled(c);
     }
-    if (cancelled)
-        return fail(c, -ECANCELED, "copying", c->args->src, w->offset);
-    if (w->kind == WORK_DATA)
-        keep_rate(c, done);
-    return 0;
+    if (!cancelled && w->kind == WORK_DATA)
+        cancelled = keep_rate(c, done);
+    return cancelled ? fail(c, -ECANCELED, "copying", c->args->src, w->offset) : 0;
 }
 
 static int do_work(struct copy *c, const struct work *w, uint8_t *buf)

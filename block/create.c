@@ -164,9 +164,9 @@ static int make_file(const struct driver *d, const char *name, json_t *options, 
 static int create_file(const char *filename, const struct driver *format, json_t *options,
                        struct error **err)
 {
-    const struct driver *d = driver_find("file");
-    if (!d || !d->create_file)
-        return error_set(err, ENOTSUP, "%s: this program cannot make files", filename);
+    const struct driver *d = graph_creator(filename, err);
+    if (!d)
+        return -ENOTSUP;
 
     _cleanup_json_ json_t *mine = json_object();
     if (!mine)

@@ -697,6 +697,25 @@ int blk_open(const char *name, const struct blk_open_args *args, struct blk_node
     return 0;
 }
 
+const struct driver *graph_creator(const char *filename, struct error **err)
+{
+    size_t n = protocol_length(filename);
+    const struct driver *d = n ? protocol_driver(filename, n) : NULL;
+    bool plain = n == 0 || !strncmp(filename, "file:", 5);
+
+    if (plain)
+        d = driver_find("file");
+    if (d && d->create_file)
+        return d;
+    if (d)
+        error_set(err, ENOTSUP, "%s: nothing can be made with the protocol '%s'", filename,
+                  d->name);
+    else
+        error_set(err, ENOENT, "%s: unknown protocol '%.*s' (for a file of this name write './%s')",
+                  filename, (int)n, filename, filename);
+    return NULL;
+}
+
 int graph_open_file(const char *filename, unsigned flags, const char *cache, struct blk_node **out,
                     struct error **err)
 {

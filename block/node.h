@@ -135,6 +135,8 @@ int probe_node(struct blk_node *file, const char *filename, const struct driver 
 /* graph.c */
 /* What a name means that a file states: relative ones lie beneath its folder. To be freed; NULL: no memory. */
 char *graph_resolve(const char *from, const char *name);
+/* The driver that makes a file of that name. */
+const struct driver *graph_creator(const char *filename, struct error **err);
 int graph_open_file(const char *filename, unsigned flags, const char *cache, struct blk_node **out,
                     struct error **err);
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "base/cleanup.h"
+#include "base/tame.h"
 #include "node.h"
 
 static pthread_mutex_t warn_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -34,6 +35,7 @@ void node_warn(struct blk_node *n, const char *fmt, ...)
         whole = NULL;
         return;
     }
+    tame(whole, "\n\t");
     LOCK_SCOPE(&warn_lock);
     if (warn_fn)
         warn_fn(warn_opaque, whole);

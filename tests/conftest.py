@@ -11,6 +11,7 @@ import random
 import shutil
 import sys
 import zlib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,20 @@ def tmp(tmp_path, request):
     os.chdir(before)
     if path != tmp_path:
         shutil.rmtree(path, ignore_errors=True)
+
+
+TALLY = Counter(points=0, failures=0)
+
+
+@pytest.fixture
+def tally():
+    """Counts what a test tried: points, failures and so on. The sum is printed at the end."""
+    return TALLY
+
+
+def pytest_terminal_summary(terminalreporter):
+    if TALLY["points"]:
+        terminalreporter.write_line(", ".join(f"{TALLY[key]} {key}" for key in TALLY))
 
 
 @pytest.fixture

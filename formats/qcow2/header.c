@@ -167,23 +167,31 @@ int qcow2_header_read(struct blk_node *file, struct qcow2_header *h, struct erro
 
 /* ---- extensions -------------------------------------------------------------------------------------- */
 
-/* The header's cluster up to the backing name, where extensions lie. NULL: not readable. */
-static uint8_t *read_extensions(struct blk_node *file, const struct qcow2_header *h, size_t *len)
+/* The header's cluster up to the backing name, where extensions lie. */
+static int read_extensions(struct blk_node *file, const struct qcow2_header *h, uint8_t **out,
+                           size_t *len)
 {
     uint64_t end = h->backing_offset ? h->backing_offset : 1u << h->cluster_bits;
-
-    *len = 0;
-    if (end > MAX_HEADER || end <= h->header_length)
-        return calloc(1, 1);
-    *len = (size_t)(end - h->header_length);
-    uint8_t *b = calloc(1, *len);
+    bool none = end > MAX_HEADER || end <= h->header_length;
     uint64_t size = blk_size(file);
+
+    *len = none ? 0 : (size_t)(end - h->header_length);
+    *out = calloc(1, *len ? *len : 1);
+    if (!*out)
+        return -ENOMEM;
     uint64_t there = size > h->header_length ? MIN((uint64_t)*len, size - h->header_length) : 0;
-    if (b && there && blk_read(file, h->header_length, b, there, 0) < 0) {
-        free(b);
-        return NULL;
-    }
-    return b;
+    return there ? blk_read(file, h->header_length, *out, there, 0) : 0;
+}
+
+static int extensions_or_error(struct blk_node *file, const struct qcow2_header *h, uint8_t **out,
+                               size_t *len, struct error **err)
+{
+    int ret = read_extensions(file, h, out, len);
+
+    if (ret < 0)
+        error_set(err, -ret, "%s: could not read the header extensions: %s", blk_filename(file),
+                  strerror(-ret));
+    return ret;
 }
 
 /* The extension of this type: its data and length, NULL when absent. -EINVAL (through *bad) when
@@ -229,9 +237,10 @@ int qcow2_read_strings(struct blk_node *file, const struct qcow2_header *h, char
     bool bad;
 
     *backing = *backing_format = NULL;
-    _cleanup_free_ uint8_t *ext = read_extensions(file, h, &len);
-    if (!ext)
-        return error_set(err, EIO, "%s: could not read the header extensions", name);
+    _cleanup_free_ uint8_t *ext = NULL;
+    int ret = extensions_or_error(file, h, &ext, &len, err);
+    if (ret < 0)
+        return ret;
     const uint8_t *format = find_extension(ext, len, QCOW2_EXT_BACKING, &ext_len, &bad);
     if (bad)
         return error_set(err, EINVAL, "%s: a header extension is longer than the header's cluster",
@@ -244,7 +253,7 @@ int qcow2_read_strings(struct blk_node *file, const struct qcow2_header *h, char
     _cleanup_free_ char *text = calloc(1, h->backing_size + 1);
     if (!text)
         return error_set(err, ENOMEM, "out of memory");
-    int ret = blk_read(file, h->backing_offset, text, h->backing_size, 0);
+    ret = blk_read(file, h->backing_offset, text, h->backing_size, 0);
     if (ret < 0)
         return error_set(err, -ret, "%s: could not read the backing file name: %s", name,
                          strerror(-ret));
@@ -263,9 +272,10 @@ int qcow2_read_data_file(struct blk_node *file, const struct qcow2_header *h, ch
     bool bad;
 
     *out = NULL;
-    _cleanup_free_ uint8_t *ext = read_extensions(file, h, &len);
-    if (!ext)
-        return error_set(err, EIO, "%s: could not read the header extensions", name);
+    _cleanup_free_ uint8_t *ext = NULL;
+    int ret = extensions_or_error(file, h, &ext, &len, err);
+    if (ret < 0)
+        return ret;
     const uint8_t *text = find_extension(ext, len, QCOW2_EXT_DATA_FILE, &ext_len, &bad);
     if (!text)
         return 0;
@@ -302,9 +312,10 @@ char *qcow2_unsupported(struct blk_node *file, const struct qcow2_header *h, boo
         size_t len;
         uint32_t table_len = 0;
         bool bad;
-        _cleanup_free_ uint8_t *ext = read_extensions(file, h, &len);
-        const uint8_t *table =
-            ext ? find_extension(ext, len, QCOW2_EXT_FEATURES, &table_len, &bad) : NULL;
+        _cleanup_free_ uint8_t *ext = NULL;
+        const uint8_t *table = NULL;
+        if (read_extensions(file, h, &ext, &len) == 0)
+            table = find_extension(ext, len, QCOW2_EXT_FEATURES, &table_len, &bad);
         for (unsigned bit = 0; bit < 64; bit++)
             if (unknown >> bit & 1)
                 add_unknown_bit(&out, table, table_len, bit);

@@ -2,10 +2,12 @@
  *
  * A run of guest operations goes through a blkdebug node that fails the n-th request to the file (with EIO or
  * ENOSPC, alone or with all that follow). The image must check with leaks at most and hold for each
- * block what it held at the last good flush or something written later.
+ * block what it held at the last good flush or something written later, and no descriptor may stay open.
  *
  * FAULT_STEP in the environment tries every so-manyth request only (default: about 60 for each case).
  */
+#include <dirent.h>
+
 #include "guest.h"
 
 struct trial {
@@ -89,7 +91,7 @@ static void must_be_sound(const struct trial *t)
         n = open_image(t, BLK_OPEN_RDWR);
     }
     blk_info_free(&info);
-    int ret = blk_check(n, 0, &found, &hooks, &err);
+    int ret = check_image(n, &found, &hooks, &err);
     must_close(n);
     if (ret == 0 && flags_only(t->c, first)) {
         n = open_image(t, BLK_OPEN_RDWR | BLK_OPEN_REPAIR);
@@ -125,16 +127,30 @@ static void judge(const struct trial *t, const struct guest *g, unsigned flushed
     }
 }
 
+static unsigned open_descriptors(void)
+{
+    DIR *fds = opendir("/proc/self/fd");
+    unsigned count = 0;
+
+    assert_non_null(fds);
+    while (readdir(fds))
+        count++;
+    closedir(fds);
+    return count;
+}
+
 /* Returns whether anybody was told: a hole punch that fails is nobody's business, and late requests are
  * never reached. */
 static bool try_one(const struct trial *t, unsigned seed)
 {
     struct guest g;
-    unsigned flushed;
+    unsigned flushed, before = open_descriptors();
 
     assert_int_equal(restore_image(), 0);
     guest_init(&g, t->c, seed);
     bool failed = run_guest(t, &g, &flushed);
+    if (open_descriptors() != before)
+        complain(t, "descriptors stay open", "");
     judge(t, &g, flushed);
     guest_free(&g);
     return failed;

@@ -10,46 +10,10 @@ import struct
 import pytest
 
 from platter import KIB
+from powerlog import FLUSH, cut, read_log
 from qcow2edit import COPIED, OFFSET, Qcow2
 
-SECTOR = 512
-FLUSH = 1
-
-
-def read_log(path):
-    """[(offset, data, flags)] of all writes and flushes."""
-    log = open(path, "rb").read()
-    count = struct.unpack_from("<Q", log, 16)[0]
-    at, out = SECTOR, []
-    for _ in range(count):
-        sector, _, flags, length = struct.unpack_from("<QQQQ", log, at)
-        out.append((sector * SECTOR, log[at + SECTOR:at + SECTOR + length], flags))
-        at += SECTOR + length
-    return out
-
-
-def apply(image, entry, rng=None):
-    """The write's sectors, all or (with rng) some."""
-    offset, data, _ = entry
-    for at in range(0, len(data), SECTOR):
-        if rng is None or rng.random() < 0.5:
-            end = offset + at + SECTOR
-            if len(image) < end:
-                image.extend(bytes(end - len(image)))
-            image[offset + at:end] = data[at:at + SECTOR]
-
-
-def images(before, log, rng):
-    """What may be on the disk when the power goes."""
-    for cut in range(len(log) + 1):
-        synced = max((i for i in range(cut) if log[i][2] & FLUSH), default=-1)
-        for some in (None, rng, rng):
-            image = bytearray(before)
-            for entry in log[:synced + 1]:
-                apply(image, entry)
-            for entry in log[synced + 1:cut]:
-                apply(image, entry, some)
-            yield cut, image
+VARIANTS = ("kept", "torn", "torn")
 
 
 def refcounts_wrong(q):
@@ -95,7 +59,6 @@ def test_powercut_in_repair(img, qemu_img, qemu_io, tmp, rng, damage):
         assert (q.data()[0][2] & OFFSET) % 512 == 0
     shutil.copy("a.qcow2", "run.qcow2")
     before = open("a.qcow2", "rb").read()
-    before += bytes(-len(before) % SECTOR)
     qemu_img("convert", "-O", "raw", "a.qcow2", "a.raw")
     content = open("a.raw", "rb").read()
     open("log", "wb").close()
@@ -103,13 +66,13 @@ def test_powercut_in_repair(img, qemu_img, qemu_io, tmp, rng, damage):
         "driver=qcow2,file.driver=blklogwrites,file.log.driver=file,file.log.filename=log,"
         "file.file.filename=run.qcow2")
     log = read_log("log")
-    assert any(entry[2] & FLUSH for entry in log)
-    for cut, image in images(before, log, rng):
+    assert any(entry.flags & FLUSH for entry in log)
+    for at, variant in ((at, variant) for at in range(len(log) + 1) for variant in VARIANTS):
         with open("b.qcow2", "wb") as file:
-            file.write(image)
+            file.write(cut(before, log, at, variant, rng))
         with Qcow2("b.qcow2") as q:
             dirty = q["incompatible"]
-        where = f"{damage.__name__}, {cut} of {len(log)}"
+        where = f"{damage.__name__}, {at} of {len(log)}, {variant}"
         if not dirty:
             assert img("check", "b.qcow2", code=None).code == 0, where
         img("convert", "-f", "qcow2", "-O", "raw", "b.qcow2", "b.raw")

@@ -297,3 +297,20 @@ def test_pictures_of_an_empty_disk(img, tmp):
     Path("empty").touch()
     img("map", "--output=picture", "-f", "raw", "empty")
     img("map", "--output=svg", "-f", "raw", "empty")
+
+
+def test_info_of_a_backing_name_that_means_harm(img, qemu_img, tmp):
+    """It neither reaches the terminal as it is nor makes up lines."""
+    name = "x\x1b[31m\nfile format: raw"
+    qemu_img("create", "-q", "-u", "-f", "qcow2", "-b", name, "-F", "qcow2", "a.qcow2", "1M")
+    out = img("info", "a.qcow2").out
+    assert "\x1b" not in out and out.count("\nfile format:") == 1
+    assert "backing file: x?[31m?file format: raw" in out
+    assert img("info", "--output=json", "a.qcow2").json["backing-filename"] == name
+
+
+def test_warning_with_a_name_that_means_harm(img, tmp):
+    Path("a\x1b[31m").write_bytes(bytes(512))
+    err = img("info", "--image-opts", "driver=raw,file.driver=blkdebug,file.fail-request=9,"
+              "file.image.driver=file,file.image.filename=a\x1b[31m").err
+    assert "warning: a?[31m: request 9 did not fail" in err

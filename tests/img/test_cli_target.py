@@ -260,3 +260,25 @@ def test_dd_status_progress(img, disk):
     result = img("dd", "-f", "raw", "if=a.raw", "of=out", "status=progress")
     assert f"{SIZE} bytes (16 MiB) copied" in result.err
     assert not img("dd", "-f", "raw", "if=a.raw", "of=out").err
+
+
+@pytest.mark.parametrize("cache,syncs", [([], True), (["-t", "unsafe"], False)], ids=["", "unsafe"])
+@pytest.mark.parametrize("form", ["raw", "qcow2"])
+def test_target_that_was_there_is_brought_to_the_disk(img, qemu_img, disk, need_tool, form, cache, syncs):
+    """convert -n promised that as convert does, and did not do it."""
+    qemu_img("create", "-f", form, "out", SIZE)
+    trace = [need_tool("strace"), "-f", "-e", "trace=fdatasync,fsync", "-o", "trace"]
+    subprocess.run([*trace, img.path, "convert", *cache, "-n", "-f", "raw", "-O", form, "a.raw", "out"],
+                   check=True, env={**os.environ, "ASAN_OPTIONS": "detect_leaks=0"})
+    assert ("sync(" in Path("trace").read_text()) == syncs
+
+
+def test_a_signal_does_not_wait_for_the_rate_limit(img, disk):
+    """The next piece was due in days, and only the grace period ended the program."""
+    process = subprocess.Popen([img.path, "convert", "-r", "1", "-f", "raw", "-O", "raw", "a.raw", "out"],
+                               stderr=subprocess.PIPE, text=True)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(2) == 130
+    assert "stopped before the end" in process.stderr.read()
+    assert os.listdir(".") == ["a.raw"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from iotools import as_qemu_io, both, commands, io, masked  # noqa: F401  (fixtures)
-from platter import KIB, MIB, random_content, random_requests, same_bytes, write_sparse
+from platter import KIB, MIB, normal_map, random_content, random_requests, same_bytes, write_sparse
 
 
 @pytest.fixture
@@ -570,3 +570,51 @@ def test_masked_hides_nothing_but_time():
     assert masked("64 KiB, 1 ops; 00.02 sec (3.8 MiB/sec and 61.4692 ops/sec)") == "64 KiB, 1 ops; TIME"
     assert masked("64 KiB, 1 ops; 0:01:03.02 (8 bytes/sec and 0.0159 ops/sec)") == "64 KiB, 1 ops; TIME"
     assert masked("512,1,0:00:00.00,746621.247,1458.245") == "512,1,TIME"
+
+
+@pytest.mark.parametrize("commands_", [
+    ["read 0 4k", "read 100k 200k", "read 1M 64k"],
+    ["write -P 9 64k 1k", "read 60k 10k", "read -P 9 64k 1k"],
+    ["write -z 128k 64k", "read 0 512k"],
+    ["readv 3k 70k 1k", "aio_read 500k 100k", "aio_flush", "read 1900k 148k"]], ids=", ".join)
+def test_copy_on_read(tmp, as_qemu_io, qemu_io, qemu_img, commands_):
+    """What -C copies up: the same clusters, the same bytes, and the images check clean."""
+    qemu_img("create", "-f", "raw", "base.raw", "2M")
+    qemu_io("-f", "raw", "-c", "write -P 5 0 700k", "-c", "write -P 6 1M 1M", "base.raw")
+    args = [word for command in commands_ for word in ("-c", command)]
+    said, maps = [], []
+    for name, tool in (("theirs", qemu_io), ("ours", as_qemu_io)):
+        qemu_img("create", "-f", "qcow2", "-b", "base.raw", "-F", "raw", name)
+        said.append(masked(tool("-C", "-f", "qcow2", *args, name).out))
+        qemu_img("check", name)
+        maps.append(normal_map([{key: entry[key] for key in ("start", "length", "depth", "zero", "data")}
+                                for entry in qemu_img("map", "--output=json", name).json]))
+    assert said[1] == said[0]
+    assert maps[1] == maps[0]
+    qemu_img("compare", "-f", "qcow2", "-F", "qcow2", "theirs", "ours")
+
+
+@pytest.mark.parametrize("form", ["raw", "qcow2"])
+def test_vm_state(tmp, both, qemu_img, form):
+    """-b: what a machine saves of itself, beside the disk."""
+    qemu_img("create", "-f", form, f"a.{form}", "1M")
+    both("-f", form, f"a.{form}", *commands("""
+write -P 1 0 64k
+write -b -P 2 0 100k
+write -b -P 3 64k 300k
+read -b -P 2 0 64k
+read -b -P 3 64k 300k
+read -b -v 363k 2k
+read -b -P 0 10M 4k
+read -P 1 0 64k
+write -b 100 512
+read -b 512 100
+"""))
+
+
+def test_vm_state_is_where_qemu_io_looks(tmp, io, qemu_io, qemu_img):
+    for writer, reader, name in ((io, qemu_io, "ours"), (qemu_io, io, "theirs")):
+        qemu_img("create", "-f", "qcow2", name, "1M")
+        writer("-f", "qcow2", "-c", "write -b -P 7 4k 200k", name)
+        reader("-f", "qcow2", "-c", "read -b -P 7 4k 200k", "-c", "read -P 0 0 1M", name)
+        qemu_img("check", name)

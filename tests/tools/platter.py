@@ -47,7 +47,7 @@ class Tool:
 
     def __init__(self, path):
         self.path = str(path)
-        self.sanitized = b"__asan_" in Path(path).resolve().read_bytes()
+        self.sanitized = re.search(rb"__[at]san_", Path(path).resolve().read_bytes()) is not None
 
     def __call__(self, *args, code=0, timeout=60, cwd=None, memory=None, file_size=None, stdin=None,
                  text=True, signal_is_fine=False):
@@ -70,6 +70,7 @@ class Tool:
             process = subprocess.Popen(argv, cwd=cwd, stdout=out, stderr=err, preexec_fn=limits,
                                        stdin=subprocess.PIPE if stdin else subprocess.DEVNULL)
             late = threading.Timer(timeout, process.kill)
+            late.daemon = True  # an interrupted test run ends at once
             late.start()
             if stdin:
                 feed(process.stdin, stdin)

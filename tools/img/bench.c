@@ -343,7 +343,7 @@ static int run_all(struct run *run)
     watch_hide();
     int r = atomic_load(&run->result);
     if (r < 0) {
-        complain("a request failed: %s", strerror(-r));
+        complain("'%s': a request failed: %s", blk_filename(run->node), strerror(-r));
         return 1;
     }
     uint64_t done = atomic_load(&run->done);

@@ -184,6 +184,8 @@ static int check(const struct check *o, const char *filename)
         print_json(node, filename, &c);
     else if (r == 0 && !o->quiet)
         print_human(&c);
+    if (r == 0 && c.check_errors)
+        complain("'%s' could not be looked at everywhere", blk_filename(node));
     bool closed = image_close(node);
     if (r == -ENOTSUP)
         return CHECK_UNSUPPORTED;

@@ -14,6 +14,15 @@ uint64_t concat_size(const struct concat *c)
     return size;
 }
 
+struct blk_node *concat_at(const struct concat *c, uint64_t offset, uint64_t *within)
+{
+    int i = 0;
+    for (; i + 1 < c->n && offset >= image_sectors_size(c->nodes[i]); i++)
+        offset -= image_sectors_size(c->nodes[i]);
+    *within = offset;
+    return c->nodes[i];
+}
+
 bool concat_is_uneven(const struct concat *c, uint64_t unit)
 {
     uint64_t at = 0;

@@ -19,6 +19,9 @@ uint64_t concat_size(const struct concat *c);
  * was not touched. 0 or -errno. */
 int concat_read(const struct concat *c, uint64_t offset, void *buf, size_t len, bool *zero);
 
+/* The image that the offset lies in; *within: where in it. */
+struct blk_node *concat_at(const struct concat *c, uint64_t offset, uint64_t *within);
+
 /* A boundary between two images lies off multiples of unit. */
 bool concat_is_uneven(const struct concat *c, uint64_t unit);
 

@@ -99,7 +99,8 @@ static const struct arg_def args[] = {
       .value = "CACHE",
       .hint = "@cache",
       .help =
-          "cache mode of the target; unsafe, but brought to the disk at the end, when not given" },
+          "cache mode of the target; writeback with -n, else unsafe when not given, but brought to "
+          "the disk at the end" },
     { .letter = 'T',
       .name = "source-cache",
       .kind = ARG_TEXT,

@@ -249,7 +249,6 @@ static bool open_sink(const struct dd *o, const struct part *p, struct sink *sin
         .format = o->target_format,
         .size = end,
         .quiet = o->quiet,
-        .cache = o->notrunc ? "writeback" : NULL,
         .may_grow = true,
     };
     if (p->source && !sink_is_safe(o->out, p->source))

@@ -78,14 +78,17 @@ static void print_human(const struct blk_info *info)
     if (info->dirty)
         puts("cleanly shut down: no");
     if (info->backing_filename) {
-        printf("backing file: %s", info->backing_filename);
+        _cleanup_free_ char *name = output_tamed(info->backing_filename);
+        _cleanup_free_ char *full = output_tamed(info->full_backing_filename);
+        _cleanup_free_ char *format = output_tamed(info->backing_format);
+        printf("backing file: %s", name ? name : "");
         if (!info->full_backing_filename)
             fputs(" (cannot determine actual path)", stdout);
         else if (strcmp(info->backing_filename, info->full_backing_filename) != 0)
-            printf(" (actual path: %s)", info->full_backing_filename);
+            printf(" (actual path: %s)", full ? full : "");
         putchar('\n');
         if (info->backing_format)
-            printf("backing file format: %s\n", info->backing_format);
+            printf("backing file format: %s\n", format ? format : "");
     }
     if (info->snapshots) {
         _cleanup_json_ json_t *list = json_loads(info->snapshots, 0, NULL);

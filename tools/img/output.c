@@ -4,11 +4,13 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/strbuf.h"
+#include "base/tame.h"
 
 #include "img.h"
 
@@ -57,6 +59,13 @@ void output_add(json_t *object, const char *key, json_t *value)
         json_object_set_new(object, key, value);
 }
 
+char *output_tamed(const char *text)
+{
+    char *copy = text ? strdup(text) : NULL;
+    tame(copy, "");
+    return copy;
+}
+
 static void print_key(const char *key, int depth, bool deeper)
 {
     printf("%*s", depth * 4, "");
@@ -67,9 +76,10 @@ static void print_key(const char *key, int depth, bool deeper)
 
 static void print_scalar(const json_t *value)
 {
+    _cleanup_free_ char *text = output_tamed(json_string_value(value));
     switch (json_typeof(value)) {
     case JSON_STRING:
-        printf("%s\n", json_string_value(value));
+        puts(text ? text : "");
         break;
     case JSON_INTEGER:
         printf("%" JSON_INTEGER_FORMAT "\n", json_integer_value(value));

@@ -20,4 +20,7 @@ void output_tree(const json_t *value, int depth);
 /* Flushes stdout; a complaint and 1 when that fails, else the code. */
 int output_end(int code);
 
+/* A text out of an image, as one line can show it; to be freed. NULL is fine. */
+char *output_tamed(const char *text);
+
 #endif

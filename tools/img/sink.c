@@ -21,12 +21,12 @@ bool sink_is_safe(const char *name, struct blk_node *source)
 }
 
 static bool open_node(struct sink *sink, const struct sink_spec *spec, const char *name,
-                      unsigned flags)
+                      const char *cache, unsigned flags)
 {
     struct image_spec image = {
         .name = name,
         .format = spec->image_opts ? NULL : spec->format,
-        .cache = spec->cache ? spec->cache : "unsafe",
+        .cache = spec->cache ? spec->cache : cache,
         .image_opts = spec->image_opts,
         .flags = BLK_OPEN_RDWR | BLK_OPEN_UNMAP | flags | (spec->quiet ? BLK_OPEN_QUIET : 0),
     };
@@ -58,20 +58,22 @@ bool sink_create(struct sink *sink, const struct sink_spec *spec)
         return false;
     }
     sink->fresh = true;
-    return open_node(sink, spec, sink->target.work, BLK_OPEN_RESIZE);
+    /* Nobody sees the new file before it is complete, and then it is brought to the disk. */
+    const char *cache = sink->target.path ? "unsafe" : "writeback";
+    return open_node(sink, spec, sink->target.work, cache, BLK_OPEN_RESIZE);
 }
 
 bool sink_reuse(struct sink *sink, const struct sink_spec *spec)
 {
     sink->target.name = spec->name;
-    return open_node(sink, spec, spec->name, spec->may_grow ? BLK_OPEN_RESIZE : 0);
+    return open_node(sink, spec, spec->name, "writeback", spec->may_grow ? BLK_OPEN_RESIZE : 0);
 }
 
 bool sink_finish(struct sink *sink)
 {
     int r = blk_flush(sink->node);
     if (r < 0)
-        complain("cannot write all of '%s' out: %s", sink->target.name, strerror(-r));
+        complain("cannot write all of '%s' out: %s", blk_filename(sink->node), strerror(-r));
     bool ok = image_close(sink->node) && r == 0;
     sink->node = NULL;
     return ok && target_publish(&sink->target, sink->durable);

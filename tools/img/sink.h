@@ -27,7 +27,7 @@ struct sink {
 
 struct sink_spec {
     const char *name, *format;
-    const char *cache;   /* NULL: unsafe, and durable at the end */
+    const char *cache;   /* NULL: what is quickest and yet durable at the end */
     const char *options; /* for making; NULL: none */
     const char *backing_file, *backing_format;
     uint64_t size;

@@ -48,6 +48,7 @@ struct slot {
     uint64_t offset;
     size_t len;
     bool zero;             /* out: nothing but zeroes, the buffer was not filled */
+    bool writing;          /* copy: the source was read */
     enum slot_state state; /* under ring->lock */
 };
 
@@ -59,6 +60,7 @@ struct ring {
     pthread_cond_t change;
     int result; /* under lock: the first failure */
     uint64_t failed_at;
+    bool failed_writing;
     struct slot slots[SLOTS];
     struct timespec began;
 };
@@ -71,6 +73,7 @@ static void give_back(struct slot *slot, int result)
     if (result < 0 && ring->result == 0) {
         ring->result = result;
         ring->failed_at = slot->offset;
+        ring->failed_writing = slot->writing;
     }
     pthread_cond_broadcast(&ring->change);
 }
@@ -91,7 +94,7 @@ static void submit(struct slot *slot, void (*fn)(void *))
     pool_submit(slot->ring->pool, &slot->job);
 }
 
-static int ring_begin(struct ring *ring, const struct stream *s)
+static int ring_fill(struct ring *ring, const struct stream *s)
 {
     *ring = (struct ring){
         .stream = s,
@@ -111,11 +114,45 @@ static int ring_begin(struct ring *ring, const struct stream *s)
     return pool_create(&ring->pool, MIN(workers, (unsigned)SLOTS), "stream");
 }
 
+/* Waits for all that is under way. */
+static void ring_settle(struct ring *ring)
+{
+    for (int i = 0; i < SLOTS; i++)
+        wait_while_busy(&ring->slots[i]);
+}
+
 static void ring_end(struct ring *ring)
 {
     pool_destroy(ring->pool);
     for (int i = 0; i < SLOTS; i++)
         free(ring->slots[i].buf);
+}
+
+/* 0, or a negative errno after a complaint and with nothing to end. */
+static int ring_begin(struct ring *ring, const struct stream *s)
+{
+    int r = ring_fill(ring, s);
+    if (r == 0)
+        return 0;
+    complain("cannot start: %s", strerror(-r));
+    ring_end(ring);
+    return r;
+}
+
+static int cannot_read(const struct ring *ring)
+{
+    uint64_t at;
+    struct blk_node *node = concat_at(ring->stream->sources, ring->failed_at, &at);
+    complain("cannot read '%s' at offset %" PRIu64 ": %s", blk_filename(node), at,
+             strerror(-ring->result));
+    return ring->result;
+}
+
+static int cannot_write(const struct ring *ring)
+{
+    complain("cannot write '%s' at offset %" PRIu64 ": %s", blk_filename(ring->stream->node),
+             ring->failed_at, strerror(-ring->result));
+    return ring->result;
 }
 
 static void keep_rate(const struct stream *s, const struct timespec *began)
@@ -260,20 +297,13 @@ int stream_in(struct stream *s, int fd)
 {
     struct ring ring;
     int r = ring_begin(&ring, s);
-    if (r < 0) {
-        complain("cannot start: %s", strerror(-r));
-        ring_end(&ring);
+    if (r < 0)
         return r;
-    }
     uint64_t before = blk_size(s->node);
     r = pump_in(&ring, s, fd);
-    for (int i = 0; i < SLOTS; i++)
-        wait_while_busy(&ring.slots[i]);
-    if (r == 0 && ring.result < 0) {
-        r = ring.result;
-        complain("cannot write '%s' at offset %" PRIu64 ": %s", blk_filename(s->node),
-                 ring.failed_at, strerror(-r));
-    }
+    ring_settle(&ring);
+    if (r == 0 && ring.result < 0)
+        r = cannot_write(&ring);
     uint64_t end = s->offset + s->moved;
     if (s->keep)
         end = MAX(end, before);
@@ -358,11 +388,8 @@ static int pump_out(struct ring *ring, struct stream *s, int fd, bool seekable)
         }
         struct slot *slot = &ring->slots[out % SLOTS];
         int r = wait_while_busy(slot);
-        if (r < 0) {
-            complain("cannot read the source at offset %" PRIu64 ": %s", ring->failed_at,
-                     strerror(-r));
-            return r;
-        }
+        if (r < 0)
+            return cannot_read(ring);
         r = slot->zero ? put_zeroes(fd, slot->len, seekable) : write_full(fd, slot->buf, slot->len);
         if (r < 0) {
             if (r != -ECANCELED)
@@ -381,15 +408,11 @@ int stream_out(struct stream *s, int fd)
 {
     struct ring ring;
     int r = ring_begin(&ring, s);
-    if (r < 0) {
-        complain("cannot start: %s", strerror(-r));
-        ring_end(&ring);
+    if (r < 0)
         return r;
-    }
     bool seekable = can_seek(fd);
     r = pump_out(&ring, s, fd, seekable);
-    for (int i = 0; i < SLOTS; i++)
-        wait_while_busy(&ring.slots[i]);
+    ring_settle(&ring);
     /* A hole at the end only comes to be when the file is made that long. */
     if (r == 0 && seekable && ftruncate(fd, lseek(fd, 0, SEEK_CUR)) < 0) {
         r = -errno;
@@ -406,6 +429,7 @@ static void copy_job(void *arg)
     struct slot *slot = arg;
     const struct ring *ring = slot->ring;
     int r = read_slot(slot);
+    slot->writing = r == 0;
     if (r == 0 && slot->zero)
         r = write_zero_run(ring->stream, slot->offset, slot->len);
     else if (r == 0)
@@ -418,7 +442,7 @@ int stream_copy(struct stream *s)
     struct ring ring;
     int r = ring_begin(&ring, s);
     if (r < 0)
-        complain("cannot start: %s", strerror(-r));
+        return r;
     for (unsigned i = 0; r == 0 && s->moved < s->length; i = (i + 1) % SLOTS) {
         struct slot *slot = &ring.slots[i];
         if (wait_while_busy(slot) < 0)
@@ -433,12 +457,9 @@ int stream_copy(struct stream *s)
         watch_done(s->moved);
         keep_rate(s, &ring.began);
     }
-    for (int i = 0; i < SLOTS; i++)
-        wait_while_busy(&ring.slots[i]);
-    if (r == 0 && ring.result < 0) {
-        r = ring.result;
-        complain("cannot copy at offset %" PRIu64 ": %s", ring.failed_at, strerror(-r));
-    }
+    ring_settle(&ring);
+    if (r == 0 && ring.result < 0)
+        r = ring.failed_writing ? cannot_write(&ring) : cannot_read(&ring);
     ring_end(&ring);
     return r;
 }

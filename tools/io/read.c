@@ -61,14 +61,15 @@ static int do_read(const struct command *self, struct io *io, int argc, char **a
         puts("pattern verification range exceeds end of read data");
         return -EINVAL;
     }
-    if (given.of['b'])
-        return rw_vm_state("read", offset, length);
+    if (given.of['b'] && !rw_vm_aligned(offset, length))
+        return -EINVAL;
     _cleanup_buffer_ struct buffer buf = { 0 };
     if (!buffer_make(&buf, (size_t)length, FILL_READ, io->misalign))
         return -ENOMEM;
     struct iovec iov = { buf.at, buf.len };
     struct stopwatch watch = stopwatch_start();
-    int r = request_readv(io->image->top, offset, &iov, 1);
+    int r = given.of['b'] ? blk_vm_state_read(io->image->self, (uint64_t)offset, buf.at, buf.len)
+                          : request_readv(io->image->top, offset, &iov, 1);
     stopwatch_stop(&watch);
     return r < 0 ? rw_failed("read", r) : finish(&given, &buf, &part, &watch, offset);
 }

@@ -40,11 +40,7 @@ static bool sectors(int64_t value, const char *what)
     return false;
 }
 
-int rw_vm_state(const char *what, int64_t offset, int64_t length)
+bool rw_vm_aligned(int64_t offset, int64_t length)
 {
-    if (!sectors(offset, "offset") || !sectors(length, "count"))
-        return -EINVAL;
-    if (!as_qemu)
-        complain("no format here gives access to its VM state yet");
-    return rw_failed(what, -ENOTSUP);
+    return sectors(offset, "offset") && sectors(length, "count");
 }

@@ -19,8 +19,8 @@ bool rw_pattern(const struct given *given, int def, int *pattern);
 /* "read failed: Input/output error"; returns r. */
 int rw_failed(const char *what, int r);
 
-/* -b: sectors are asked for, and then there is nothing there. */
-int rw_vm_state(const char *what, int64_t offset, int64_t length);
+/* -b: whole sectors are asked for; complains when it is not so. */
+bool rw_vm_aligned(int64_t offset, int64_t length);
 
 #define FLAG_MACHINE                                    \
     {                                                   \

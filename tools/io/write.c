@@ -55,12 +55,17 @@ static int write_bytes(const struct given *given, struct io *io, int64_t offset,
         return -ENOMEM;
     if (given->of['s'] && !buffer_fill_from(&buf, given->of['s']))
         return -EINVAL;
-    if (given->of['b'])
-        return rw_vm_state("write", offset, length);
+    if (given->of['b'] && !rw_vm_aligned(offset, length))
+        return -EINVAL;
     struct iovec iov = { buf.at, buf.len };
     struct stopwatch watch = stopwatch_start();
-    int r = given->of['c'] ? request_write_compressed(node, offset, buf.at, buf.len)
-                           : request_writev(node, offset, &iov, 1, given->of['f'] ? BLK_FUA : 0);
+    int r;
+    if (given->of['b'])
+        r = blk_vm_state_write(io->image->self, (uint64_t)offset, buf.at, buf.len);
+    else if (given->of['c'])
+        r = request_write_compressed(node, offset, buf.at, buf.len);
+    else
+        r = request_writev(node, offset, &iov, 1, given->of['f'] ? BLK_FUA : 0);
     stopwatch_stop(&watch);
     return finish(given, r, &watch, offset, length);
 }
