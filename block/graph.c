@@ -360,8 +360,8 @@ static int open_reference(struct blk_node *n, enum node_edge edge, const char *n
                           const char *format, const struct inherit *in, struct error **err)
 {
     bool data = edge == EDGE_DATA_FILE;
-    int ret =
-        data ? may_follow_data(n, in->follow, name, err) : may_follow(n->filename, in->follow, name, err);
+    int ret = data ? may_follow_data(n, in->follow, name, err)
+                   : may_follow(n->filename, in->follow, name, err);
     if (ret < 0)
         return ret;
     _cleanup_json_ json_t *desc =
