@@ -12,6 +12,7 @@
  */
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -80,11 +81,14 @@ static int write_super(struct log_state *s, uint64_t entries)
     return blk_write(s->log, 0, b, s->sector, 0);
 }
 
+/* A number in what the format leaves empty of each entry, so that logs of several nodes can be merged. */
+static _Atomic uint64_t next_order = 1;
+
 /* One entry: iov NULL and data_len > 0 means that much of zeroes. */
 static int append(struct log_state *s, uint64_t off, uint64_t len, uint64_t flags,
                   const struct iovec *iov, int iovcnt, uint64_t data_len)
 {
-    uint64_t at, number;
+    uint64_t at, number, order;
     _cleanup_free_ uint8_t *b = calloc(1, s->sector);
     if (!b)
         return -ENOMEM;
@@ -93,11 +97,13 @@ static int append(struct log_state *s, uint64_t off, uint64_t len, uint64_t flag
         at = s->next;
         s->next += 1 + div_round_up(data_len, s->sector);
         number = ++s->entries;
+        order = atomic_fetch_add(&next_order, 1);
     }
     store_le64(b, off / s->sector);
     store_le64(b + 8, len / s->sector);
     store_le64(b + 16, flags);
     store_le64(b + 24, data_len);
+    store_le64(b + 32, order);
     int ret = blk_write(s->log, at * s->sector, b, s->sector, 0);
     if (ret == 0 && iov)
         ret = blk_writev(s->log, (at + 1) * s->sector, iov, iovcnt, 0);

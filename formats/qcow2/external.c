@@ -2,7 +2,8 @@
  *
  * Each guest cluster has its place there, at its own offset, for ever: nothing is allocated, counted or
  * quarantined. The L2 tables say which clusters read as zeroes or as the backing file. A raw data file reads
- * the same as the disk: zeroes are written to it, too.
+ * the same as the disk: zeroes are written to it, and its tables stay as they are, so that both agree
+ * after a power cut, too, when the newest entries are lost.
  *
  * When a cluster is zeroed or discarded, its place may be emptied before the tables say so on the
  * disk: zeroes are what was asked for.
@@ -54,7 +55,7 @@ int qcow2_external_zero(struct qcow2 *q, uint64_t off, uint64_t len, unsigned fl
 
     if (q->external_raw && there > 0) {
         int ret = blk_zero(qcow2_data(q), off, there, flags & BLK_MAY_UNMAP);
-        if (ret < 0)
+        if (ret < 0 || !backing)
             return ret;
         WRLOCK_SCOPE(&q->lock);
         q->unsynced = true; /* durable before the tables say it */
@@ -71,13 +72,10 @@ int qcow2_external_discard(struct qcow2 *q, uint64_t off, uint64_t len)
 
     if (q->external_raw) {
         int ret = there ? blk_zero(qcow2_data(q), off, there, BLK_MAY_UNMAP | BLK_NO_FALLBACK) : 0;
-        if (ret < 0)
-            return ret == -ENOTSUP ? 0 : ret;
-        WRLOCK_SCOPE(&q->lock);
-        q->unsynced = true;
+        return ret == -ENOTSUP ? 0 : ret;
     }
     int ret = qcow2_unmap(q, off, len, UNMAP_DISCARD, node_child(q->node, EDGE_BACKING));
-    if (ret == 0 && !q->external_raw && there > 0)
+    if (ret == 0 && there > 0)
         (void)blk_discard(qcow2_data(q), off, there);
     return ret;
 }

@@ -38,7 +38,15 @@ int qcow2_measure(const void *options, uint64_t size, struct blk_node *src, stru
     uint64_t data = 0;
     bool backing = o->backing_file && o->backing_file[0];
 
-    int ret = qcow2_layout_plan(&lay, o, src ? blk_size(src) : size, true, err);
+    size = src ? blk_size(src) : size;
+    int ret = qcow2_layout_plan(&lay, o, size, true, err);
+    if (ret == 0) {
+        /* A data file counts as if it were the image's own. */
+        struct qcow2_create_options one = *o;
+        one.data_file = NULL;
+        one.data_file_raw = false;
+        ret = qcow2_layout_plan(&lay, &one, size, true, err);
+    }
     if (ret < 0)
         return ret;
     /* How much of a backing chain both would share is not known: the worst case, then. */

@@ -63,6 +63,12 @@ static const struct disk_case disk_cases[] = {
     { "qcow2, 64k, zstd", "qcow2", "compression_type=zstd", true, true, 65536, 4 << 20, 300 },
     { "qcow2, lazy refcounts", "qcow2", "cluster_size=4k,lazy_refcounts=on", true, false, 4096,
       2 << 20, 500 },
+    { "qcow2, data file, backing", "qcow2", "cluster_size=4k,data_file=data", true, false, 4096,
+      2 << 20, 500 },
+    { "qcow2, raw data file", "qcow2", "cluster_size=4k,data_file=data,data_file_raw=on", false,
+      false, 4096, 2 << 20, 500 },
+    { "qcow2, subclusters, data file", "qcow2", "cluster_size=16k,extended_l2=on,data_file=data",
+      true, false, 16384, 2 << 20, 500 },
     { "qcow2, subclusters", "qcow2", "extended_l2=on,cluster_size=16k", false, false, 16384,
       2 << 20, 500 },
     { "qcow2, subclusters, backing, compressed", "qcow2", "extended_l2=on,cluster_size=16k", true,
@@ -105,6 +111,12 @@ static inline uint32_t guest_blocks(const struct disk_case *c)
 static inline uint32_t guest_part(const struct disk_case *c)
 {
     return strstr(c->create, "extended_l2") ? c->cluster / 32 : c->cluster;
+}
+
+/* Guest data lies in dir/data. */
+static inline bool guest_has_data_file(const struct disk_case *c)
+{
+    return strstr(c->create, "data_file=");
 }
 
 static inline void fill_block(uint8_t *b, uint64_t tag)

@@ -24,9 +24,12 @@ static void complain(const struct trial *t, const char *what, const char *more)
 
 static int restore_image(void)
 {
-    char cmd[600];
+    char cmd[900];
 
-    snprintf(cmd, sizeof(cmd), "cp --reflink=auto %s/start %s/image", dir, dir);
+    snprintf(
+        cmd, sizeof(cmd),
+        "cd %s && cp --reflink=auto start image && { ! test -e data.start || cp data.start data; }",
+        dir);
     return system(cmd);
 }
 
@@ -38,10 +41,15 @@ static bool run_guest(const struct trial *t, struct guest *g, unsigned *flushed)
     bool failed = false;
 
     *flushed = 0;
+    /* Every other request of the data file, where there is one. */
+    bool data = guest_has_data_file(t->c) && t->request % 2;
+    const char *edge = data ? "data-file" : "file";
     snprintf(opts, sizeof(opts),
-             "driver=%s,discard=unmap,file.driver=blkdebug,file.fail-request=%u,file.fail-errno=%u,"
-             "file.fail-on=%s,file.image.filename=%s/image",
-             t->c->format, t->request, t->error, t->on ? "on" : "off", dir);
+             "driver=%s,discard=unmap,%s.driver=blkdebug,%s.fail-request=%u,%s.fail-errno=%u,"
+             "%s.fail-on=%s,%s.image.filename=%s/%s%s%s%s",
+             t->c->format, edge, edge, t->request, edge, t->error, edge, t->on ? "on" : "off", edge,
+             dir, data ? "data" : "image", data ? ",file.filename=" : "", data ? dir : "",
+             data ? "/image" : "");
     struct blk_open_args args = { .image_opts = true, .flags = BLK_OPEN_RDWR | BLK_OPEN_UNMAP };
     struct blk_node *n = try_open(opts, &args, &err);
     if (!n)
@@ -176,8 +184,11 @@ static unsigned long run_case(const struct disk_case *whole, unsigned seed)
 
     c.operations = MIN(c.operations, 60u);
     make_image(&c);
-    snprintf(cmd, sizeof(cmd), "cp %s/image %s/start", dir, dir);
+    snprintf(cmd, sizeof(cmd), "cd %s && rm -f data.start && cp image start", dir);
     assert_int_equal(system(cmd), 0);
+    snprintf(cmd, sizeof(cmd), "cd %s && cp --sparse=always data data.start", dir);
+    if (guest_has_data_file(&c))
+        assert_int_equal(system(cmd), 0);
     unsigned requests = count_requests(&c, seed);
     unsigned step = env ? (unsigned)atoi(env) : MAX(requests / 60, 1u);
     for (unsigned k = 0; k < 4; k++) {

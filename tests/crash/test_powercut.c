@@ -4,7 +4,8 @@
  * have been at points of the run: everything before the last flush is there; of what came later, each
  * write, or each 512-byte sector of it, may have landed or not, in any order. Every such image must
  * open, check with leaks at most (if it is marked dirty: after the next opener's repair), and hold what the guest had
- * flushed, its snapshots included.
+ * flushed, its snapshots included. A data file has a log of its own, and either file may have lost what only the
+ * other was flushed for.
  *
  * POWERCUT_POINTS in the environment makes it longer, POWERCUT_SEED repeats a run.
  */
@@ -31,8 +32,13 @@ struct run {
     const struct disk_case *c;
     unsigned seed;
     struct guest guest;
-    uint64_t *log_end; /* by operation, from 1: the log's length when it was done */
+    uint64_t *log_end[2]; /* by operation, from 1: the logs' lengths when it was done */
 };
+
+static unsigned files_of(const struct disk_case *c)
+{
+    return guest_has_data_file(c) ? 2 : 1;
+}
 
 static char *path(const char *name)
 {
@@ -44,27 +50,44 @@ static char *path(const char *name)
     return text[turn];
 }
 
-static void run_operations(struct run *r)
+static const char *const log_names[2] = { "log", "datalog" };
+
+static struct blk_node *make_log(const char *name)
 {
-    char opts[1024];
-    FILE *f = fopen(path("log"), "w");
+    char opts[400];
+    FILE *f = fopen(path(name), "w");
 
     assert_non_null(f);
     fclose(f);
-    snprintf(opts, sizeof(opts), "driver=file,node-name=log,filename=%s", path("log"));
-    struct blk_node *log = must_open_opts(opts, BLK_OPEN_RDWR);
-    snprintf(opts, sizeof(opts),
-             "driver=%s,discard=unmap,file.driver=blklogwrites,file.log=log,file.file.filename=%s",
-             r->c->format, path("image"));
+    snprintf(opts, sizeof(opts), "driver=file,node-name=%s,filename=%s", name, path(name));
+    return must_open_opts(opts, BLK_OPEN_RDWR);
+}
+
+static void run_operations(struct run *r)
+{
+    struct blk_node *logs[2] = { make_log(log_names[0]), make_log(log_names[1]) };
+    char opts[1024], data[400] = "";
+
+    if (files_of(r->c) == 2)
+        snprintf(data, sizeof(data),
+                 ",data-file.driver=blklogwrites,data-file.log=datalog,"
+                 "data-file.file.filename=%s",
+                 path("data"));
+    snprintf(
+        opts, sizeof(opts),
+        "driver=%s,discard=unmap,file.driver=blklogwrites,file.log=log,file.file.filename=%s%s",
+        r->c->format, path("image"), data);
     struct blk_node *n = must_open_opts(opts, BLK_OPEN_RDWR | BLK_OPEN_UNMAP);
     for (unsigned op = 1; op <= r->c->operations; op++) {
         int ret = guest_operate(&r->guest, n, op);
         if (ret < 0)
             fail_msg("%s: operation %u: %s", r->c->name, op, strerror(-ret));
-        r->log_end[op] = blk_size(log);
+        for (int i = 0; i < 2; i++)
+            r->log_end[i][op] = blk_size(logs[i]);
     }
     must_close(n);
-    must_close(log);
+    must_close(logs[0]);
+    must_close(logs[1]);
 }
 
 /* ---- the log --------------------------------------------------------------------------------------- */
@@ -72,32 +95,41 @@ static void run_operations(struct run *r)
 struct entry {
     uint64_t offset, length, flags;
     uint64_t end; /* of the entry in the log */
+    uint64_t order;
+    unsigned file; /* 0: the image, 1: its data file */
     const uint8_t *data;
 };
 
 struct log {
-    uint8_t *map;
-    size_t size;
+    uint8_t *map[2];
+    size_t size[2];
     struct entry *entries;
     size_t count;
 };
 
-static void read_log(struct log *l)
+static void read_log(struct log *l, unsigned file)
 {
-    int fd = open(path("log"), O_RDONLY);
+    int fd = open(path(log_names[file]), O_RDONLY);
     struct stat st;
 
     assert_true(fd >= 0 && fstat(fd, &st) == 0);
-    l->size = (size_t)st.st_size;
-    l->map = mmap(NULL, l->size, PROT_READ, MAP_PRIVATE, fd, 0);
+    l->size[file] = (size_t)st.st_size;
+    if (l->size[file] == 0) { /* nobody writes to it */
+        close(fd);
+        return;
+    }
+    l->map[file] = mmap(NULL, l->size[file], PROT_READ, MAP_PRIVATE, fd, 0);
     close(fd);
-    assert_ptr_not_equal(l->map, MAP_FAILED);
-    l->count = load_le64(l->map + 16);
-    l->entries = calloc(l->count + 1, sizeof(*l->entries));
+    assert_ptr_not_equal(l->map[file], MAP_FAILED);
+    size_t count = load_le64(l->map[file] + 16);
+    l->entries = realloc(l->entries, (l->count + count + 1) * sizeof(*l->entries));
+    assert_non_null(l->entries);
     uint64_t at = SECTOR;
-    for (size_t i = 0; i < l->count; i++) {
-        const uint8_t *b = l->map + at;
-        struct entry *e = &l->entries[i];
+    for (size_t i = 0; i < count; i++) {
+        const uint8_t *b = l->map[file] + at;
+        struct entry *e = &l->entries[l->count++];
+        e->file = file;
+        e->order = load_le64(b + 32);
         e->offset = load_le64(b) * SECTOR;
         e->length = load_le64(b + 8) * SECTOR;
         e->flags = load_le64(b + 16);
@@ -105,6 +137,30 @@ static void read_log(struct log *l)
         at += SECTOR + load_le64(b + 24);
         e->end = at;
     }
+}
+
+static int by_order(const void *a, const void *b)
+{
+    const struct entry *x = a, *y = b;
+    return x->order < y->order ? -1 : x->order > y->order;
+}
+
+/* Whether all that operation op wrote is among the first `cut` entries. */
+static bool all_written(const struct run *r, const struct log *l, size_t cut, unsigned op)
+{
+    uint64_t end[2] = { 0, 0 };
+    bool seen[2] = { false, files_of(r->c) == 1 };
+
+    for (size_t i = cut; i > 0 && !(seen[0] && seen[1]); i--) {
+        const struct entry *e = &l->entries[i - 1];
+        if (!seen[e->file])
+            end[e->file] = e->end;
+        seen[e->file] = true;
+    }
+    for (unsigned f = 0; f < files_of(r->c); f++)
+        if (r->log_end[f][op] > MAX(end[f], (uint64_t)SECTOR))
+            return false;
+    return true;
 }
 
 /* ---- rebuilding -------------------------------------------------------------------------------------- */
@@ -136,19 +192,23 @@ static void apply(struct disk *d, const struct entry *e)
 enum variant { KEEP, DROP, SOME_WRITES, SOME_SECTORS, VARIANTS };
 
 /* Everything up to the last flush before `cut`, and of the rest what the variant leaves. */
-static void rebuild(struct disk *d, const struct disk *flushed, const struct log *l, size_t from,
-                    size_t cut, enum variant v, unsigned *seed)
+static void rebuild(struct disk d[2], const struct disk flushed[2], const struct log *l,
+                    const size_t from[2], size_t cut, enum variant v, unsigned *seed)
 {
-    memcpy(d->bytes, flushed->bytes, d->room);
-    d->size = flushed->size;
-    for (size_t i = from; i < cut; i++) {
+    for (int f = 0; f < 2; f++) {
+        memcpy(d[f].bytes, flushed[f].bytes, d[f].room);
+        d[f].size = flushed[f].size;
+    }
+    for (size_t i = MIN(from[0], from[1]); i < cut; i++) {
         const struct entry *e = &l->entries[i];
+        if (i < from[e->file])
+            continue;
         bool keep = v == KEEP || (v == SOME_WRITES && rand_r(seed) % 2);
         if (keep)
-            apply(d, e);
+            apply(&d[e->file], e);
         for (uint64_t at = 0; v == SOME_SECTORS && at < e->length; at += SECTOR)
             if (rand_r(seed) % 2)
-                apply_sector(d, e, at);
+                apply_sector(&d[e->file], e, at);
     }
 }
 
@@ -157,7 +217,7 @@ static void rebuild(struct disk *d, const struct disk *flushed, const struct log
 /* One image that a power cut left. */
 struct cut {
     const struct run *r;
-    const struct disk *d;
+    const struct disk *d;      /* the image, the data file */
     unsigned flushed, reached; /* operations: certain, begun */
     size_t entry;              /* of the log */
     enum variant v;
@@ -178,8 +238,9 @@ static void foreign_check(const struct cut *t, bool dirty)
     assert_non_null(f);
     assert_int_equal(fwrite(t->d->bytes, 1, t->d->size, f), t->d->size);
     fclose(f);
-    snprintf(cmd, sizeof(cmd), "qemu-img check -q %s -f %s %s > %s 2>&1", dirty ? "-r all" : "",
-             t->r->c->format, path("cut"), path("check.log"));
+    /* There, since qemu-img looks for a data file in its working directory. */
+    snprintf(cmd, sizeof(cmd), "cd %s && qemu-img check -q %s -f %s cut > check.log 2>&1", dir,
+             dirty ? "-r all" : "", t->r->c->format);
     int code = WEXITSTATUS(system(cmd));
     if (code != 0 && code != 3 && code != 63) /* 63: nothing to check */
         complain(t, "qemu-img check disagrees", NULL);
@@ -190,7 +251,8 @@ static struct blk_node *open_cut(const struct cut *t, unsigned flags)
     _cleanup_error_ struct error *err = NULL;
     char opts[600];
 
-    snprintf(opts, sizeof(opts), "driver=%s,file=cut", t->r->c->format);
+    snprintf(opts, sizeof(opts), "driver=%s,file=cut%s", t->r->c->format,
+             files_of(t->r->c) == 2 ? ",data-file=cutdata" : "");
     struct blk_open_args args = { .image_opts = true, .flags = flags };
     struct blk_node *n = try_open(opts, &args, &err);
     if (!n)
@@ -214,6 +276,18 @@ static void verify_disk(const struct cut *t, const struct allowed *sure, size_t 
     if (wrong >= 0)
         complain(t, "torn or never there: block", text);
     free(a);
+}
+
+/* A raw data file tells the same as the disk, as far as nothing was lost. */
+static void verify_raw(const struct cut *t, struct blk_node *n)
+{
+    uint8_t *bytes = malloc(t->r->c->disk);
+
+    assert_non_null(bytes);
+    assert_int_equal(blk_read(n, 0, bytes, t->r->c->disk, 0), 0);
+    if (memcmp(bytes, t->d[1].bytes, t->r->c->disk))
+        complain(t, "the raw data file reads differently", NULL);
+    free(bytes);
 }
 
 /* One of the snapshots made so far. */
@@ -244,8 +318,13 @@ static bool judge(const struct cut *t, const struct allowed *sure, size_t settle
 
     struct blk_node *mem = must_open_opts("driver=memory,node-name=cut,size=0", BLK_OPEN_RDWR);
     assert_int_equal(blk_write(mem, 0, t->d->bytes, t->d->size, 0), 0);
+    struct blk_node *data = must_open_opts("driver=memory,node-name=cutdata,size=0", BLK_OPEN_RDWR);
+    /* How long it was is not in its log. */
+    assert_int_equal(blk_write(data, 0, t->d[1].bytes, t->d[1].room, 0), 0);
     struct blk_node *n = open_cut(t, 0);
     verify_disk(t, sure, settled, n);
+    if (t->v == KEEP && strstr(t->r->c->create, "data_file_raw=on"))
+        verify_raw(t, n);
     assert_int_equal(blk_info(n, &info, NULL), 0);
     *dirty = info.dirty;
     blk_info_free(&info);
@@ -267,6 +346,8 @@ static bool judge(const struct cut *t, const struct allowed *sure, size_t settle
         complain(t, first, error_text(err));
     verify_snapshot(t);
     must_close(mem);
+    must_close(data);
+    must_close(data);
     return found.leaks > 0;
 }
 
@@ -284,35 +365,40 @@ static void cut_everywhere(struct run *r, const struct log *l, unsigned points,
 {
     struct allowed *sure = allowed_new(r->c);
     unsigned seed = r->seed;
-    struct disk flushed = { .room = 0 }, d;
-    size_t from = 0, settled = 0;
+    struct disk flushed[2] = { { .room = 1 << 20 }, { .room = 6 * r->c->disk } }, d[2];
+    size_t from[2] = { 0, 0 }, settled = 0;
     unsigned op = 0, flushed_op = 0;
 
-    for (size_t i = 0; i < l->count; i++)
-        flushed.room = MAX(flushed.room, l->entries[i].offset + l->entries[i].length);
-    flushed.room += 1 << 20;
-    d = flushed;
-    flushed.bytes = calloc(1, flushed.room);
-    d.bytes = calloc(1, d.room);
-    assert_true(flushed.bytes && d.bytes);
-    load_start(&flushed);
+    for (size_t i = 0; i < l->count; i++) {
+        const struct entry *e = &l->entries[i];
+        struct disk *f = &flushed[e->file];
+        f->room = MAX(f->room, e->offset + e->length + (1 << 20));
+    }
+    for (int f = 0; f < 2; f++) {
+        d[f] = flushed[f];
+        flushed[f].bytes = calloc(1, flushed[f].room);
+        d[f].bytes = calloc(1, d[f].room);
+        assert_true(flushed[f].bytes && d[f].bytes);
+    }
+    load_start(&flushed[0]);
 
     for (size_t cut = 1; cut <= l->count; cut++) {
-        uint64_t end = l->entries[cut - 1].end;
-        while (op < r->c->operations && r->log_end[op + 1] <= end)
+        const struct entry *last = &l->entries[cut - 1];
+        while (op < r->c->operations && all_written(r, l, cut, op + 1))
             if (r->guest.is_flush[++op]) {
                 settled = allowed_settle(&r->guest, sure, settled, op);
                 flushed_op = op;
             }
-        if (l->entries[cut - 1].flags & 1)
-            for (; from < cut; from++)
-                apply(&flushed, &l->entries[from]);
+        if (last->flags & 1)
+            for (size_t *i = &from[last->file]; *i < cut; ++*i)
+                if (l->entries[*i].file == last->file)
+                    apply(&flushed[last->file], &l->entries[*i]);
         if ((unsigned)rand_r(&seed) % l->count >= points)
             continue;
         result->cuts++;
         for (int v = 0; v < VARIANTS; v++) {
-            rebuild(&d, &flushed, l, from, cut, (enum variant)v, &seed);
-            struct cut t = { r, &d, flushed_op, op + 1, cut, (enum variant)v };
+            rebuild(d, flushed, l, from, cut, (enum variant)v, &seed);
+            struct cut t = { r, d, flushed_op, op + 1, cut, (enum variant)v };
             bool dirty;
             result->leaky += judge(&t, sure, settled, &dirty);
             result->dirty += dirty;
@@ -321,8 +407,10 @@ static void cut_everywhere(struct run *r, const struct log *l, unsigned points,
         }
     }
     free(sure);
-    free(flushed.bytes);
-    free(d.bytes);
+    for (int f = 0; f < 2; f++) {
+        free(flushed[f].bytes);
+        free(d[f].bytes);
+    }
 }
 
 /* `points`: cut points tried, about. */
@@ -334,18 +422,23 @@ static struct powercut_result run_case(const struct disk_case *c, unsigned seed,
     char cmd[600];
 
     guest_init(&r.guest, c, seed);
-    r.log_end = calloc(c->operations + 2, sizeof(*r.log_end));
-    assert_non_null(r.log_end);
+    for (int f = 0; f < 2; f++)
+        assert_non_null(r.log_end[f] = calloc(c->operations + 2, sizeof(*r.log_end[f])));
     make_image(c);
     snprintf(cmd, sizeof(cmd), "cp %s %s", path("image"), path("start"));
     assert_int_equal(system(cmd), 0);
     run_operations(&r);
-    read_log(&l);
+    read_log(&l, 0);
+    read_log(&l, 1);
+    qsort(l.entries, l.count, sizeof(*l.entries), by_order);
     cut_everywhere(&r, &l, points, &result);
-    munmap(l.map, l.size);
+    for (int f = 0; f < 2; f++)
+        if (l.map[f])
+            munmap(l.map[f], l.size[f]);
     free(l.entries);
     guest_free(&r.guest);
-    free(r.log_end);
+    free(r.log_end[0]);
+    free(r.log_end[1]);
     return result;
 }
 

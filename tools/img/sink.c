@@ -40,7 +40,9 @@ static bool open_node(struct sink *sink, const struct sink_spec *spec, const cha
 
 bool sink_create(struct sink *sink, const struct sink_spec *spec)
 {
-    bool nameless = !spec->backing_file || spec->backing_file[0] == '/';
+    /* Names stated in the image are looked for beside it. */
+    bool nameless = (!spec->backing_file || spec->backing_file[0] == '/') &&
+                    !(spec->options && strstr(spec->options, "data_file="));
     if (!target_begin(&sink->target, spec->name, nameless))
         return false;
     struct blk_create_args make = {
