@@ -317,6 +317,83 @@ data_file_row("CVE-2024-32498", "a data file of the host", lambda secret: secret
 data_file_row("CVE-2024-32498-raw", "the same, said to be raw", lambda secret: secret, True)
 data_file_row("CVE-2024-4467-json-data-file", "json: as the name of a data file",
               in_json(driver="file", filename="SECRET"), False)
+for place, where in (("parent", "../outside/secret"), ("device", "/dev/null"), ("stdin", "/dev/stdin"),
+                     ("environ", "/proc/self/environ"), ("protocol", "nbd://127.0.0.1:1/x"),
+                     ("folder", "."), ("nul", "no\0where"), ("empty", "")):
+    data_file_row(f"data-file-{place}", "a data file that is none", where, False)
+
+
+@row("data-file-link", "a link in the image's folder that leads out of it", info=None, check=None,
+     convert=Refused("data file", "--follow=any"), options=QCOW2)
+def data_file_link(folder, secret):
+    os.symlink(secret, folder / "link")
+    image = Image(extensions=[(EXT_DATA_FILE, b"link")], data=False)
+    image["incompatible"] = 4
+    image.map(0, COPIED)
+    return image.save(folder)
+
+
+@row("data-file-raw-without", "a raw data file, and no data file", **refused("data file"))
+def raw_without_data_file(folder, secret):
+    image = Image()
+    image["autoclear"] = 2
+    return image.save(folder)
+
+
+def external_row(name, what, *entries, **expected):
+    """An image with a data file of a cluster of 0x33, and these L2 entries."""
+    @row(name, what, options=QCOW2, **expected)
+    def make(folder, secret):
+        (folder / "d.raw").write_bytes(b"\x33" * 4096)
+        image = Image(extensions=[(EXT_DATA_FILE, b"d.raw")], data=False)
+        image["incompatible"] = 4
+        for index, entry in enumerate(entries):
+            image.map(index, entry)
+        return image.save(folder)
+
+
+external_row("data-file-elsewhere", "guest data at another guest's place", 0x1000 | COPIED,
+             check=DAMAGED, convert=Refused("data file"))
+external_row("data-file-far", "guest data at 2^54 in the data file", 0, 1 << 54 | COPIED,
+             check=DAMAGED, convert=Refused("data file"))
+external_row("data-file-compressed", "compressed data in a data file", COMPRESSED | 0x1000,
+             check=DAMAGED, convert=Refused("compressed"))
+external_row("data-file-short", "a data file shorter than what is mapped", COPIED, 0x1000 | COPIED,
+             convert=Refused("data file", "truncated"))
+
+
+# ---------------------------------------------------------------- extended L2 entries
+
+def extended_row(name, what, entry, bitmap, bits=14, **expected):
+    @row(name, what, options=QCOW2, **expected)
+    def make(folder, secret):
+        image = Image(bits, data=False)
+        image["incompatible"] = 16
+        at = image.append(bytes([FILL]) * image.cluster)
+        image.put64(L2 * image.cluster, entry(at) if callable(entry) else entry)
+        image.put64(L2 * image.cluster + 8, bitmap)
+        return image.save(folder)
+
+
+extended_row("extended-both-bits", "subclusters with data that read as zeroes", lambda at: at | COPIED,
+             1 << 32 | 1, check=DAMAGED, convert=Refused("bitmap"))
+extended_row("extended-no-storage", "subclusters with data and no storage", 0, 0xffffffff,
+             check=DAMAGED, convert=Refused("bitmap"))
+extended_row("extended-compressed", "a compressed cluster with a bitmap",
+             lambda at: COMPRESSED | at, (1 << 64) - 1, check=DAMAGED, map=OK, convert=Refused())
+extended_row("extended-beyond", "subclusters beyond the end of the file", 1 << 40 | COPIED, 2,
+             check=DAMAGED, map=Refused("beyond"), convert=Refused("beyond"))
+extended_row("extended-unaligned", "subclusters of a cluster between clusters",
+             lambda at: at + 512 | COPIED, 2, check=DAMAGED, convert=Refused("aligned"))
+
+
+@row("extended-small-clusters", "a shift by a negative number of bits", **refused("16 KiB"))
+def extended_small(folder, secret):
+    image = Image(9)
+    image["incompatible"] = 16
+    return image.save(folder)
+
+
 data_file_row("data-file-itself", "the image as its own data file", "a.qcow2", False)
 
 
