@@ -21,11 +21,8 @@ int qcow2_external_open(struct qcow2 *q, struct error **err)
     const struct qcow2_header *h = &q->header;
 
     q->external = h->incompatible & QCOW2_INCOMPAT_DATA_FILE;
-    q->external_raw = h->autoclear & QCOW2_AUTOCLEAR_RAW_DATA;
-    if (q->external_raw && !q->external)
-        return error_set(err, EINVAL,
-                         "%s: it says that its data file is raw, but it has no data file",
-                         blk_filename(q->file));
+    /* Without a data file the bit means nothing, and the next writer clears it. */
+    q->external_raw = q->external && (h->autoclear & QCOW2_AUTOCLEAR_RAW_DATA);
     if (!q->external)
         return 0;
     q->data = NULL;

@@ -205,7 +205,7 @@ static int make_caches(struct qcow2 *q, const struct qcow2_options *o)
 /* Bits of features that we do not keep up must not survive our writes. */
 static int clear_autoclear(struct qcow2 *q, struct error **err)
 {
-    uint64_t kept = q->header.autoclear & QCOW2_AUTOCLEAR_RAW_DATA;
+    uint64_t kept = q->external_raw ? QCOW2_AUTOCLEAR_RAW_DATA : 0;
 
     if (!node_writable(q->node) || q->header.autoclear == kept ||
         (node_open_flags(q->node) & BLK_OPEN_REPAIR))
