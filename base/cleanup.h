@@ -17,6 +17,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "base/rwlock.h"
+
 #define CLEANUP(fn) __attribute__((cleanup(fn)))
 
 #define _cleanup_free_   CLEANUP(cleanup_free_)
@@ -70,21 +72,21 @@ static inline void scope_unlock_(pthread_mutex_t **lock)
     lock_must_(pthread_mutex_unlock(*lock));
 }
 
-static inline pthread_rwlock_t *scope_rdlock_(pthread_rwlock_t *lock)
+static inline struct rwlock *scope_rdlock_(struct rwlock *lock)
 {
-    lock_must_(pthread_rwlock_rdlock(lock));
+    rwlock_share(lock);
     return lock;
 }
 
-static inline pthread_rwlock_t *scope_wrlock_(pthread_rwlock_t *lock)
+static inline struct rwlock *scope_wrlock_(struct rwlock *lock)
 {
-    lock_must_(pthread_rwlock_wrlock(lock));
+    rwlock_hold(lock);
     return lock;
 }
 
-static inline void scope_rwunlock_(pthread_rwlock_t **lock)
+static inline void scope_rwunlock_(struct rwlock **lock)
 {
-    lock_must_(pthread_rwlock_unlock(*lock));
+    rwlock_release(*lock);
 }
 
 #define CLEANUP_PASTE2_(a, b) a##b
@@ -94,11 +96,11 @@ static inline void scope_rwunlock_(pthread_rwlock_t **lock)
 #define LOCK_SCOPE(lock)                                                                         \
     __attribute__((unused, cleanup(scope_unlock_))) pthread_mutex_t *CLEANUP_NAME_(scope_lock) = \
         scope_lock_(lock)
-#define RDLOCK_SCOPE(lock)                                                             \
-    __attribute__((unused, cleanup(scope_rwunlock_))) pthread_rwlock_t *CLEANUP_NAME_( \
-        scope_rdlock) = scope_rdlock_(lock)
-#define WRLOCK_SCOPE(lock)                                                             \
-    __attribute__((unused, cleanup(scope_rwunlock_))) pthread_rwlock_t *CLEANUP_NAME_( \
-        scope_wrlock) = scope_wrlock_(lock)
+#define RDLOCK_SCOPE(lock)                                                                         \
+    __attribute__((unused, cleanup(scope_rwunlock_))) struct rwlock *CLEANUP_NAME_(scope_rdlock) = \
+        scope_rdlock_(lock)
+#define WRLOCK_SCOPE(lock)                                                                         \
+    __attribute__((unused, cleanup(scope_rwunlock_))) struct rwlock *CLEANUP_NAME_(scope_wrlock) = \
+        scope_wrlock_(lock)
 
 #endif

@@ -345,7 +345,7 @@ static int learn_size_and_limits(struct blk_node *n, const char *filename, struc
 static void release(struct file_state *s)
 {
     hole_cache_destroy(&s->holes);
-    pthread_rwlock_destroy(&s->size_lock);
+    rwlock_destroy(&s->size_lock);
     if (s->fd >= 0) {
         close(s->fd);
         s->fd = -1;
@@ -356,7 +356,6 @@ static int open_any(struct blk_node *n, const struct file_options *o, bool devic
                     struct error **err)
 {
     struct file_state *s = node_state(n);
-    pthread_rwlockattr_t attr;
     int r;
 
     if (!o->filename || !o->filename[0]) {
@@ -366,10 +365,7 @@ static int open_any(struct blk_node *n, const struct file_options *o, bool devic
     s->fd = -1;
     hole_cache_init(&s->holes);
     /* A steady stream of growing writes must not keep ftruncate out. */
-    pthread_rwlockattr_init(&attr);
-    pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
-    pthread_rwlock_init(&s->size_lock, &attr);
-    pthread_rwlockattr_destroy(&attr);
+    rwlock_init(&s->size_lock);
 
     r = open_descriptor(n, o->filename, device_only, err);
     s->shared = (node_open_flags(n) & BLK_OPEN_SHARED) || o->locking == LOCKING_OFF;

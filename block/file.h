@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "base/rwlock.h"
 #include "block/driver.h"
 
 /* ---- file_holes.c --------------------------------------------------------------------------- */
@@ -48,7 +49,7 @@ struct file_state {
     _Atomic int sync_error;
 
     /* Shared by what may grow the file, exclusive for ftruncate. */
-    pthread_rwlock_t size_lock;
+    struct rwlock size_lock;
     _Atomic uint64_t end; /* the file is at least this long */
 
     struct hole_cache holes;

@@ -36,7 +36,7 @@ struct memory_state {
     chunk_table *_Atomic *top;
     uint64_t limit; /* chunks */
     _Atomic uint64_t used;
-    pthread_rwlock_t lock[LOCKS];
+    struct rwlock lock[LOCKS];
 };
 
 struct memory_options {
@@ -105,7 +105,7 @@ static void drop_chunk(struct memory_state *s, uint8_t **slot)
     }
 }
 
-static pthread_rwlock_t *lock_of(struct memory_state *s, uint64_t chunk)
+static struct rwlock *lock_of(struct memory_state *s, uint64_t chunk)
 {
     return &s->lock[chunk % LOCKS];
 }
@@ -299,7 +299,7 @@ static int memory_open(struct blk_node *n, const void *options, struct error **e
         return error_set(err, ENOMEM, "out of memory");
     s->limit = o->limit / CHUNK;
     for (unsigned i = 0; i < LOCKS; i++)
-        pthread_rwlock_init(&s->lock[i], NULL);
+        rwlock_init(&s->lock[i]);
     node_set_size(n, o->size);
     node_set_filename(n, "memory");
     return 0;
@@ -319,7 +319,7 @@ static int memory_close(struct blk_node *n, struct error **err)
     }
     free(s->top);
     for (unsigned i = 0; i < LOCKS; i++)
-        pthread_rwlock_destroy(&s->lock[i]);
+        rwlock_destroy(&s->lock[i]);
     return 0;
 }
 

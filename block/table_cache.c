@@ -26,7 +26,7 @@ struct entry {
 struct table_cache {
     struct blk_node *child;
     enum blk_event load_event, update_event;
-    pthread_rwlock_t *lock; /* the driver's; guards all but what is atomic */
+    struct rwlock *lock; /* the driver's; guards all but what is atomic */
     uint32_t size;
     unsigned count;
     uint8_t *memory;
@@ -53,7 +53,7 @@ struct table_batch {
 
 /* ---- making -------------------------------------------------------------------------------------- */
 
-int table_cache_new(struct table_cache **out, struct blk_node *child, pthread_rwlock_t *lock,
+int table_cache_new(struct table_cache **out, struct blk_node *child, struct rwlock *lock,
                     uint32_t size, unsigned count, enum blk_event load, enum blk_event update)
 {
     struct table_cache *c = calloc(1, sizeof(*c));
@@ -177,9 +177,9 @@ static uint32_t victim(struct table_cache *c)
 static void relock(struct table_cache *c, bool exclusive)
 {
     if (exclusive)
-        pthread_rwlock_wrlock(c->lock);
+        rwlock_hold(c->lock);
     else
-        pthread_rwlock_rdlock(c->lock);
+        rwlock_share(c->lock);
 }
 
 /* Exclusive on the way in; dropped on the way out. */
@@ -189,10 +189,10 @@ static int load(struct table_cache *c, uint32_t i, uint64_t offset)
 
     insert(c, i, offset);
     set_state(c, e, LOADING);
-    pthread_rwlock_unlock(c->lock);
+    rwlock_release(c->lock);
     node_event(c->child, c->load_event);
     int ret = blk_read(c->child, offset, table_at(c, i), c->size, 0);
-    pthread_rwlock_wrlock(c->lock);
+    rwlock_hold(c->lock);
     if (ret < 0)
         take_out(c, i);
     e->recently = 1;
@@ -201,7 +201,7 @@ static int load(struct table_cache *c, uint32_t i, uint64_t offset)
         set_state(c, e, ret < 0 ? EMPTY : CLEAN);
         pthread_cond_broadcast(&c->loaded);
     }
-    pthread_rwlock_unlock(c->lock);
+    rwlock_release(c->lock);
     return ret;
 }
 
@@ -211,7 +211,7 @@ static void await_load(struct table_cache *c, uint32_t i)
     struct entry *e = &c->entries[i];
 
     LOCK_SCOPE(&c->wait);
-    pthread_rwlock_unlock(c->lock); /* whoever loads needs it; he broadcasts under `wait` */
+    rwlock_release(c->lock); /* whoever loads needs it; he broadcasts under `wait` */
     while (e->state == LOADING)
         pthread_cond_wait(&c->loaded, &c->wait);
 }
@@ -231,14 +231,14 @@ int table_cache_get(struct table_cache *c, uint64_t offset, bool exclusive, bool
     if (nowait)
         return -EAGAIN;
     if (!exclusive) {
-        pthread_rwlock_unlock(c->lock); /* rwlocks cannot be upgraded */
-        pthread_rwlock_wrlock(c->lock);
+        rwlock_release(c->lock); /* rwlocks cannot be upgraded */
+        rwlock_hold(c->lock);
         i = find(c, offset);
     }
     if (i == NONE) {
         i = victim(c);
         if (i == NONE) {
-            pthread_rwlock_unlock(c->lock);
+            rwlock_release(c->lock);
             ret = -ENOBUFS;
         } else {
             ret = load(c, i, offset);
@@ -246,7 +246,7 @@ int table_cache_get(struct table_cache *c, uint64_t offset, bool exclusive, bool
     } else if (c->entries[i].state == LOADING) {
         await_load(c, i);
     } else {
-        pthread_rwlock_unlock(c->lock);
+        rwlock_release(c->lock);
     }
     relock(c, exclusive);
     return ret < 0 ? ret : TABLE_RELOCKED;
@@ -364,7 +364,7 @@ void table_batch_finish(struct table_batch *b, bool ok)
 {
     struct table_cache *c = b->c;
 
-    pthread_rwlock_wrlock(c->lock);
+    rwlock_hold(c->lock);
     for (unsigned k = 0; k < b->count; k++) {
         struct entry *e = &c->entries[b->at[k].entry];
         set_writing(c, e, false);
@@ -372,7 +372,7 @@ void table_batch_finish(struct table_batch *b, bool ok)
         if (!ok && e->state == CLEAN && e->offset == b->at[k].offset)
             set_state(c, e, DIRTY);
     }
-    pthread_rwlock_unlock(c->lock);
+    rwlock_release(c->lock);
     free(b->at);
     free(b->copy);
     free(b);

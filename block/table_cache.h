@@ -19,6 +19,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/rwlock.h"
 #include "block/driver.h"
 
 struct table_cache;
@@ -26,7 +27,7 @@ struct table_batch;
 
 /* `count` tables of `size` bytes at most; memory is touched as it is used. The events are told before a table is
  * read and before one is written. 0 or -ENOMEM. */
-int table_cache_new(struct table_cache **out, struct blk_node *child, pthread_rwlock_t *lock,
+int table_cache_new(struct table_cache **out, struct blk_node *child, struct rwlock *lock,
                     uint32_t size, unsigned count, enum blk_event load, enum blk_event update);
 void table_cache_free(struct table_cache *c);
 

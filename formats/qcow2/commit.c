@@ -19,6 +19,7 @@
  * succeed; any other failure is sticky.
  */
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -65,6 +66,8 @@ static int push_freed(struct qcow2 *q, uint64_t host, uint64_t len)
     }
     struct qcow2_freed f = { .offset = host, .length = len };
     (void)vector_push(&q->freed, f); /* without memory it leaks, which check mends */
+    if (q->freed.len > MAX_FREED)
+        atomic_store(&q->many_freed, true);
     return 0;
 }
 
@@ -120,6 +123,7 @@ static int take(struct qcow2 *q, struct commit *c)
     c->freed.len = q->freed.len;
     c->freed.cap = q->freed.cap;
     memset(&q->freed, 0, sizeof(q->freed));
+    atomic_store(&q->many_freed, false);
     c->unsynced = q->unsynced;
     q->unsynced = false;
     return 0;
@@ -311,12 +315,8 @@ int qcow2_settle(struct qcow2 *q)
 
 int qcow2_commit_if_pressed(struct qcow2 *q)
 {
-    bool many;
-    {
-        RDLOCK_SCOPE(&q->lock);
-        many = q->freed.len > MAX_FREED;
-    }
-    if (!many && !table_cache_pressed(q->l2) && !table_cache_pressed(q->refs))
+    if (!atomic_load_explicit(&q->many_freed, memory_order_relaxed) &&
+        !table_cache_pressed(q->l2) && !table_cache_pressed(q->refs))
         return 0;
     return qcow2_commit(q, false);
 }

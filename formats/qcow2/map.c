@@ -170,10 +170,10 @@ int qcow2_map_read(struct blk_node *n, uint64_t off, uint64_t len, unsigned flag
         return -ENOTSUP;
     m->offset = off;
     if (flags & BLK_NOWAIT) {
-        if (pthread_rwlock_tryrdlock(&q->lock) != 0)
+        if (!rwlock_try_share(&q->lock))
             return -EAGAIN;
     } else {
-        pthread_rwlock_rdlock(&q->lock);
+        rwlock_share(&q->lock);
     }
     do {
         ret = qcow2_l2_slice(q, off, false, flags & BLK_NOWAIT, &slice, &index);
@@ -187,8 +187,8 @@ int qcow2_map_read(struct blk_node *n, uint64_t off, uint64_t len, unsigned flag
                           : map_entry(q, slice, index, off, len, m);
     }
     if (off >= q->header.size && m->kind == MAP_UNALLOCATED)
-        m->kind = MAP_ZERO;          /* a machine's state: no layer below has a part in it */
-    pthread_rwlock_unlock(&q->lock); /* taken above, by trying or waiting */
+        m->kind = MAP_ZERO;   /* a machine's state: no layer below has a part in it */
+    rwlock_release(&q->lock); /* taken above, by trying or waiting */
     if (ret == 0 && (flags & MAP_STATUS) && !(flags & BLK_NOWAIT) && m->kind == MAP_DATA)
         m->maybe_holes = qcow2_reserved_ahead(q);
     return ret;

@@ -232,12 +232,7 @@ static int set_backing(struct qcow2 *q, struct error **err)
 
 static void init_locks(struct qcow2 *q)
 {
-    pthread_rwlockattr_t attr;
-
-    pthread_rwlockattr_init(&attr);
-    pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
-    pthread_rwlock_init(&q->lock, &attr);
-    pthread_rwlockattr_destroy(&attr);
+    rwlock_init(&q->lock);
     pthread_mutex_init(&q->commit_lock, NULL);
     pthread_mutex_init(&q->ahead_lock, NULL);
 }
@@ -254,7 +249,7 @@ static void free_all(struct qcow2 *q)
     free(q->data_name);
     pthread_mutex_destroy(&q->ahead_lock);
     pthread_mutex_destroy(&q->commit_lock);
-    pthread_rwlock_destroy(&q->lock);
+    rwlock_destroy(&q->lock);
 }
 
 /* Q5 needs to know where metadata is; tables that overlap each other already cannot be kept apart. */

@@ -49,6 +49,7 @@
 #include <stdint.h>
 
 #include "base/bytes.h"
+#include "base/rwlock.h"
 #include "base/vector.h"
 #include "block/driver.h"
 #include "block/table_cache.h"
@@ -175,7 +176,7 @@ struct qcow2 {
     bool viewing;              /* shows a snapshot instead of the disk */
     _Atomic bool corrupt_seen; /* this session found the image corrupt */
 
-    pthread_rwlock_t lock;
+    struct rwlock lock;
 
     /* under lock */
     struct qcow2_header header;
@@ -191,6 +192,7 @@ struct qcow2 {
     uint64_t packed_next;     /* next free byte for compressed data; 0: none */
     struct qcow2_overlap *overlap;
     qcow2_freed_list freed;      /* unmapped in memory, not yet on the disk */
+    _Atomic bool many_freed;     /* a commit is due for them; read without the lock */
     qcow2_freed_list quarantine; /* unmapped on the disk, waiting for their epoch */
     uint64_t snapshots_len;      /* bytes of the snapshot table, as last read or written */
     bool unsynced;               /* data was written to new clusters since the last commit */

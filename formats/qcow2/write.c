@@ -64,10 +64,10 @@ static int begin_in_place(struct qcow2 *q, uint64_t off, uint64_t len, bool nowa
     int ret;
 
     if (nowait) {
-        if (pthread_rwlock_tryrdlock(&q->lock) != 0)
+        if (!rwlock_try_share(&q->lock))
             return -EAGAIN;
     } else {
-        pthread_rwlock_rdlock(&q->lock);
+        rwlock_share(&q->lock);
     }
     do {
         ret = qcow2_l2_slice(q, off, false, nowait, &slice, &index);
@@ -80,7 +80,7 @@ static int begin_in_place(struct qcow2 *q, uint64_t off, uint64_t len, bool nowa
         ret = writable_in_place(q, slice_entry(slice, index))
                   ? plan_in_place(q, slice, index, off, len, p)
                   : WRITE_NEEDS_RESERVATION;
-    pthread_rwlock_unlock(&q->lock); /* taken above, by trying or waiting */
+    rwlock_release(&q->lock); /* taken above, by trying or waiting */
     return ret;
 }
 

@@ -136,8 +136,8 @@ struct run {
     atomic_uint_fast64_t next; /* request to take */
     atomic_uint_fast64_t done, reads, writes;
     atomic_int result;
-    pthread_rwlock_t drain; /* a draining flush holds it alone */
-    float *latency;         /* of each request, in microseconds; NULL: not kept */
+    struct rwlock drain; /* a draining flush holds it alone */
+    float *latency;      /* of each request, in microseconds; NULL: not kept */
     double seconds;
 };
 
@@ -185,24 +185,32 @@ static int flush(struct run *run)
     return blk_flush(run->node);
 }
 
+static int transfer(struct run *run, uint64_t number, uint64_t offset, void *buf)
+{
+    const struct bench *o = run->o;
+    if (is_read(o, number)) {
+        atomic_fetch_add(&run->reads, 1);
+        return blk_read(run->node, offset, buf, o->size, 0);
+    }
+    atomic_fetch_add(&run->writes, 1);
+    return blk_write(run->node, offset, buf, o->size, 0);
+}
+
 static int request(struct run *run, uint64_t number, void *buf)
 {
     const struct bench *o = run->o;
     uint64_t offset = place_of(run, number);
+    if (!o->flush_interval || o->no_drain) {
+        int r = transfer(run, number, offset, buf);
+        bool due = o->flush_interval && (number + 1) % o->flush_interval == 0;
+        return r == 0 && due ? flush(run) : r;
+    }
     int r;
     {
         RDLOCK_SCOPE(&run->drain);
-        if (is_read(o, number)) {
-            r = blk_read(run->node, offset, buf, o->size, 0);
-            atomic_fetch_add(&run->reads, 1);
-        } else {
-            r = blk_write(run->node, offset, buf, o->size, 0);
-            atomic_fetch_add(&run->writes, 1);
-        }
+        r = transfer(run, number, offset, buf);
     }
-    if (r == 0 && o->flush_interval && (number + 1) % o->flush_interval == 0)
-        r = flush(run);
-    return r;
+    return r == 0 && (number + 1) % o->flush_interval == 0 ? flush(run) : r;
 }
 
 static void *worker(void *arg)
@@ -368,7 +376,7 @@ static int bench(const struct bench *o, const char *filename)
         .flags = (writes ? BLK_OPEN_RDWR : 0) | (o->share ? BLK_OPEN_SHARED : 0) |
                  (o->quiet || !writes ? BLK_OPEN_QUIET : 0),
     };
-    struct run run = { .o = o, .drain = PTHREAD_RWLOCK_INITIALIZER };
+    struct run run = { .o = o, .drain = RWLOCK_INIT };
     run.node = image_open(&spec);
     if (!run.node)
         return 1;
