@@ -3,8 +3,9 @@
 void gate_init(struct gate *g)
 {
     atomic_init(&g->epoch, 0);
-    atomic_init(&g->active[0], 0);
-    atomic_init(&g->active[1], 0);
+    for (int i = 0; i < GATE_STRIPES; i++)
+        for (int p = 0; p < 2; p++)
+            atomic_init(&g->stripes[i].active[p], 0);
     atomic_init(&g->closed, false);
     pthread_mutex_init(&g->lock, NULL);
     pthread_cond_init(&g->changed, NULL);
@@ -15,6 +16,25 @@ void gate_destroy(struct gate *g)
 {
     pthread_cond_destroy(&g->changed);
     pthread_mutex_destroy(&g->lock);
+}
+
+/* The calling thread's. */
+static unsigned stripe(void)
+{
+    static atomic_uint threads;
+    static _Thread_local unsigned mine; /* plus 1; 0: not known yet */
+
+    if (!mine)
+        mine = atomic_fetch_add(&threads, 1) % GATE_STRIPES + 1;
+    return mine - 1;
+}
+
+static bool is_empty(struct gate *g, int p)
+{
+    for (int i = 0; i < GATE_STRIPES; i++)
+        if (atomic_load(&g->stripes[i].active[p]) != 0)
+            return false;
+    return true;
 }
 
 static void wait_until_open(struct gate *g)
@@ -36,17 +56,17 @@ int gate_enter(struct gate *g, bool nowait)
             wait_until_open(g);
         }
         uint64_t e = atomic_load(&g->epoch);
-        int p = (int)(e & 1);
-        atomic_fetch_add(&g->active[p], 1);
+        int p = (int)(e & 1), ticket = (int)stripe() * 2 + p;
+        atomic_fetch_add(&g->stripes[ticket / 2].active[p], 1);
         if (!atomic_load(&g->closed) && atomic_load(&g->epoch) == e)
-            return p;
-        gate_leave(g, p);
+            return ticket;
+        gate_leave(g, ticket);
     }
 }
 
 void gate_leave(struct gate *g, int ticket)
 {
-    atomic_fetch_sub(&g->active[ticket], 1);
+    atomic_fetch_sub(&g->stripes[ticket / 2].active[ticket % 2], 1);
     if (atomic_load(&g->closed)) {
         pthread_mutex_lock(&g->lock);
         pthread_cond_broadcast(&g->changed);
@@ -61,7 +81,7 @@ void gate_close(struct gate *g)
         pthread_cond_wait(&g->changed, &g->lock);
     g->owned = true;
     atomic_store(&g->closed, true);
-    while (atomic_load(&g->active[0]) + atomic_load(&g->active[1]) != 0)
+    while (!is_empty(g, 0) || !is_empty(g, 1))
         pthread_cond_wait(&g->changed, &g->lock);
     pthread_mutex_unlock(&g->lock);
 }
@@ -86,7 +106,7 @@ bool gate_epoch_passed(struct gate *g, uint64_t e)
         uint64_t now = atomic_load(&g->epoch);
         if (now >= e + 2)
             return true;
-        if (atomic_load(&g->active[(now + 1) & 1]) != 0)
+        if (!is_empty(g, (int)((now + 1) & 1)))
             return false;
         atomic_compare_exchange_strong(&g->epoch, &now, now + 1);
     }
