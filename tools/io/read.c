@@ -68,8 +68,10 @@ static int do_read(const struct command *self, struct io *io, int argc, char **a
         return -ENOMEM;
     struct iovec iov = { buf.at, buf.len };
     struct stopwatch watch = stopwatch_start();
-    int r = given.of['b'] ? blk_vm_state_read(io->image->self, (uint64_t)offset, buf.at, buf.len)
-                          : request_readv(io->image->top, offset, &iov, 1);
+    int r =
+        given.of['b']
+            ? rw_vm_result(blk_vm_state_read(io->image->self, (uint64_t)offset, buf.at, buf.len))
+            : request_readv(io->image->top, offset, &iov, 1);
     stopwatch_stop(&watch);
     return r < 0 ? rw_failed("read", r) : finish(&given, &buf, &part, &watch, offset);
 }

@@ -40,6 +40,13 @@ static bool sectors(int64_t value, const char *what)
     return false;
 }
 
+int rw_vm_result(int r)
+{
+    if (r == -ENOTSUP && !as_qemu)
+        complain("this format has no place for a VM state");
+    return r;
+}
+
 bool rw_vm_aligned(int64_t offset, int64_t length)
 {
     return sectors(offset, "offset") && sectors(length, "count");

@@ -21,6 +21,8 @@ int rw_failed(const char *what, int r);
 
 /* -b: whole sectors are asked for; complains when it is not so. */
 bool rw_vm_aligned(int64_t offset, int64_t length);
+/* r, with a word on why there is nothing like it. */
+int rw_vm_result(int r);
 
 #define FLAG_MACHINE                                    \
     {                                                   \

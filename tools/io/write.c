@@ -61,7 +61,7 @@ static int write_bytes(const struct given *given, struct io *io, int64_t offset,
     struct stopwatch watch = stopwatch_start();
     int r;
     if (given->of['b'])
-        r = blk_vm_state_write(io->image->self, (uint64_t)offset, buf.at, buf.len);
+        r = rw_vm_result(blk_vm_state_write(io->image->self, (uint64_t)offset, buf.at, buf.len));
     else if (given->of['c'])
         r = request_write_compressed(node, offset, buf.at, buf.len);
     else
