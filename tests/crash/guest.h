@@ -278,9 +278,7 @@ static inline const char *kept_verify(const struct guest *g, unsigned i, struct 
 
     kept_name(i, name);
     int ret = blk_snapshot_view(n, NULL, name, NULL);
-    if (ret == -ENOTSUP && k->doubtful) /* a format without any */
-        return NULL;
-    if (ret == -ENOENT) {
+    if (ret == -ENOENT || ret == -ENOTSUP) {
         bool must = k->made <= flushed && !k->doubtful && (!k->removed || k->removed > reached);
         return must ? "a snapshot is missing" : NULL;
     }

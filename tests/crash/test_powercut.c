@@ -347,7 +347,6 @@ static bool judge(const struct cut *t, const struct allowed *sure, size_t settle
     verify_snapshot(t);
     must_close(mem);
     must_close(data);
-    must_close(data);
     return found.leaks > 0;
 }
 

@@ -333,7 +333,8 @@ def data_file_link(folder, secret):
     return image.save(folder)
 
 
-@row("data-file-raw-without", "a raw data file, and no data file", **refused("data file"))
+@row("data-file-raw-without", "a raw data file, and no data file", convert=OK, check=OK,
+     content=first_cluster, options=QCOW2)
 def raw_without_data_file(folder, secret):
     image = Image()
     image["autoclear"] = 2
