@@ -94,11 +94,11 @@ def mutate(rng, image):
         value = interesting(rng, image) & ((1 << 8 * struct.calcsize(code)) - 1)
         image[field] = value
         return f"{field} = {value:#x}"
-    if place == "data":
+    if place == "data" and len(image.bytes) > DATA * image.cluster:
         at = rng.randrange(DATA * image.cluster, len(image.bytes))
         image.bytes[at] ^= 1 << rng.randrange(8)
         return f"byte {at:#x}"
-    if place == "end":
+    if place in ("data", "end"):  # nothing but metadata may be left by now
         length = rng.randrange(DATA * image.cluster // 512, len(image.bytes) // 512 + 1) * 512
         del image.bytes[length:]
         return f"ends at {length:#x}"
