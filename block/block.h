@@ -101,7 +101,7 @@ BLK_API const char *blk_node_name(struct blk_node *node); /* "" when it has none
 BLK_API bool blk_read_only(struct blk_node *node);
 BLK_API bool blk_probed(struct blk_node *node); /* the format was guessed, not stated */
 
-/* The node at the end of an edge ("file", "backing", "data-file"), NULL if there is none. Borrowed:
+/* The node at the end of an edge ("file", "backing", "data-file", "extents.0"), NULL if there is none. Borrowed:
  * valid while the caller holds this node and does not change the graph. */
 BLK_API struct blk_node *blk_child(struct blk_node *node, const char *edge);
 /* Edge number i, from 0; NULL past the last. *name gets the edge's name. */
@@ -113,6 +113,7 @@ struct blk_limits {
     uint32_t cluster_size; /* allocation unit, 0: none */
     /* BLK_COMPRESSED writes: so many bytes at a time, but for the last; 0: cannot. */
     uint64_t max_compressed;
+    bool must_compress; /* it holds nothing else: BLK_COMPRESSED writes are the quick ones */
     /* What was zeroed with BLK_MAY_UNMAP costs no space and reads as zeroes. */
     bool unmap_reads_zero;
     bool new_is_zero; /* just created, it reads as zeroes without anybody writing them */
@@ -255,8 +256,9 @@ BLK_API int blk_amend(struct blk_node *node, const char *options, blk_progress_f
 
 struct blk_create_args {
     const char *filename;
-    const char *format;  /* required: "qcow2", "raw" */
-    const char *options; /* "key=value,..." or NULL */
+    const char *final_name; /* that the file is to get when it is whole; NULL: filename */
+    const char *format;     /* required: "qcow2", "raw" */
+    const char *options;    /* "key=value,..." or NULL */
     bool size_given;
     uint64_t size;            /* bytes; without it, the backing file's */
     const char *backing_file; /* as stored; resolved against filename */

@@ -103,6 +103,10 @@ static int info_generic(struct blk_node *n, struct blk_info *out)
 {
     int64_t actual = node_actual_size(n);
 
+    for (size_t i = 0; actual >= 0 && i < n->extents.len; i++) {
+        int64_t more = node_actual_size(n->extents.at[i].node);
+        actual = more < 0 || __builtin_add_overflow(actual, more, &more) ? -ENOTSUP : more;
+    }
     out->virtual_size = atomic_load(&n->size);
     out->actual_size_known = actual >= 0;
     out->actual_size = actual >= 0 ? (uint64_t)actual : 0;

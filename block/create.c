@@ -181,22 +181,71 @@ static int create_file(const char *filename, const struct driver *format, json_t
     return make_file(d, local_name(filename), mine, err);
 }
 
-static int create_format(const char *filename, const struct driver *d, const void *o,
-                         struct error **err)
+/* What the image will rest on, for drivers that write down which one it was. */
+static int open_create_backing(const char *filename, json_t *options, struct blk_node **out,
+                               struct error **err)
 {
-    struct blk_node *file;
+    const char *backing = text_of(options, "backing_file");
+    struct blk_open_args open = { .format = text_of(options, "backing_fmt"),
+                                  .flags = BLK_OPEN_NO_IO | BLK_OPEN_NO_BACKING };
+
+    if (!backing || !backing[0])
+        return 0;
+    _cleanup_free_ char *full = graph_resolve(filename, backing);
+    if (!full)
+        return error_set(err, ENOMEM, "out of memory");
+    int ret = blk_open(full, &open, out, err);
+    if (ret < 0)
+        error_prefix(err, "could not open the backing file");
+    return ret;
+}
+
+static int create_format(const struct blk_create_args *args, const struct driver *d,
+                         json_t *options, const void *o, struct error **err)
+{
+    struct blk_node *file, *backing = NULL;
+    int ret = 0;
 
     if (!d->create)
         return error_set(err, ENOTSUP, "the format %s cannot be made, only read", d->name);
-    int ret = graph_open_file(filename, BLK_OPEN_RDWR | BLK_OPEN_RESIZE | BLK_OPEN_UNMAP, NULL,
-                              &file, err);
+    if (d->flags & DRIVER_KNOWS_BACKING)
+        ret = open_create_backing(args->filename, options, &backing, err);
     if (ret < 0)
         return ret;
-    ret = d->create(file, o, err);
+    ret = graph_open_file(args->filename, BLK_OPEN_RDWR | BLK_OPEN_RESIZE | BLK_OPEN_UNMAP, NULL,
+                          &file, err);
+    if (ret == 0) {
+        file->final_name = args->final_name;
+        file->create_backing = backing;
+        ret = d->create(file, o, err);
+        if (ret < 0)
+            error_prefix(err, "%s", args->filename);
+        int r = blk_close(file, ret < 0 ? NULL : err);
+        ret = ret < 0 ? ret : r;
+    }
+    blk_close(backing, NULL);
+    return ret;
+}
+
+int node_create_beside(struct blk_node *file, const char *name, uint64_t size,
+                       enum blk_prealloc prealloc, struct blk_node **out, struct error **err)
+{
+    static const char *const words[] = { "off", "off", "falloc", "full" };
+    _cleanup_free_ char *full = graph_resolve(node_final_name(file), name);
+    _cleanup_json_ json_t *options =
+        json_pack("{s:I, s:s}", "size", (json_int_t)size, "preallocation", words[prealloc]);
+
+    *out = NULL;
+    if (!full || !options)
+        return error_set(err, ENOMEM, "out of memory");
+    const struct driver *d = graph_creator(full, err);
+    int ret = d ? make_file(d, local_name(full), options, err) : -ENOTSUP;
+    if (ret == 0)
+        ret =
+            graph_open_file(full, BLK_OPEN_RDWR | BLK_OPEN_RESIZE | BLK_OPEN_UNMAP, NULL, out, err);
     if (ret < 0)
-        error_prefix(err, "%s", filename);
-    int r = blk_close(file, ret < 0 ? NULL : err);
-    return ret < 0 ? ret : r;
+        error_prefix(err, "the extent '%s'", name);
+    return ret;
 }
 
 /* ---- the data file's part ----------------------------------------------------------------------------- */
@@ -254,9 +303,10 @@ static int create_data_file(const char *name, json_t *options, struct error **er
 }
 
 /* A file that was not there before is not left half made. */
-static int create_both(const char *filename, const struct driver *d, json_t *options, const void *o,
-                       struct error **err)
+static int create_both(const struct blk_create_args *args, const struct driver *d, json_t *options,
+                       const void *o, struct error **err)
 {
+    const char *filename = args->filename;
     bool existed = access(local_name(filename), F_OK) == 0, data_existed = false;
     _cleanup_free_ char *data = NULL;
     int ret = 0;
@@ -274,7 +324,7 @@ static int create_both(const char *filename, const struct driver *d, json_t *opt
         data_existed |= ret < 0;
     }
     if (ret == 0 && d->create)
-        ret = create_format(filename, d, o, err);
+        ret = create_format(args, d, options, o, err);
     if (ret < 0 && !existed)
         unlink(local_name(filename));
     if (ret < 0 && data && !data_existed)
@@ -322,7 +372,7 @@ int blk_create(const struct blk_create_args *args, char **summary, struct error 
             error_prefix(err, "%s", args->filename);
     }
     if (ret == 0)
-        ret = create_both(args->filename, d, options, o, err);
+        ret = create_both(args, d, options, o, err);
     opts_free(table, o);
     if (ret < 0)
         return ret;

@@ -141,7 +141,9 @@ struct node_limits {
     uint32_t
         part; /* formats: zero_range and discard_range take multiples of this fraction of a unit, too;
                     * -ENOTSUP from zero_range: this time not. 0: whole units only */
-    bool no_encoding; /* formats: this image cannot hold encoded units */
+    bool no_encoding;     /* formats: this image cannot hold encoded units */
+    bool must_encode;     /* formats: this image holds nothing else; every write is encoded */
+    uint32_t encode_room; /* formats: what an encoding may be longer than its unit */
 };
 
 enum driver_flag {
@@ -152,6 +154,8 @@ enum driver_flag {
     DRIVER_UNMAP_ZERO = 1 << 4, /* what zero with BLK_MAY_UNMAP released reads as zeroes */
     DRIVER_NEW_ZERO = 1 << 5,   /* a new image reads as zeroes */
     DRIVER_DATA_FILE = 1 << 6,  /* may have a data file, and then the create option "data_file" */
+    DRIVER_EXTENTS = 1 << 7,    /* open may call node_open_extent */
+    DRIVER_KNOWS_BACKING = 1 << 8, /* create wants node_create_backing, whatever "unchecked" says */
 };
 
 struct driver {
@@ -184,6 +188,8 @@ struct driver {
      * file are opened by the core afterwards from what node_set_backing and node_set_data_file said. Sets
      * size and limits. */
     int (*open)(struct blk_node *n, const void *options, struct error **err);
+    /* The backing file that the image states is open: refuses what the image was not made for. May be NULL. */
+    int (*backing_opened)(struct blk_node *n, struct error **err);
     /* Exclusive, after a successful flush was tried; must free all, whatever it returns. */
     int (*close)(struct blk_node *n, struct error **err);
 
@@ -229,7 +235,8 @@ struct driver {
      * smaller. */
     int (*decode)(struct blk_node *n, const struct mapping *m, const void *in, size_t in_len,
                   void *out, size_t out_len);
-    int64_t (*encode)(struct blk_node *n, const void *in, size_t in_len, void *out, size_t out_cap);
+    int64_t (*encode)(struct blk_node *n, uint64_t unit_offset, const void *in, size_t in_len,
+                      void *out, size_t out_cap);
 
     /* Exclusive control members; NULL: not supported. */
     int (*resize)(struct blk_node *n, uint64_t size, enum blk_prealloc prealloc,
@@ -281,6 +288,24 @@ static inline void *node_state(struct blk_node *n)
 /* EDGE_SECOND is what the driver's second_edge names. */
 enum node_edge { EDGE_FILE, EDGE_BACKING, EDGE_DATA_FILE, EDGE_SECOND, EDGE_COUNT };
 struct blk_node *node_child(struct blk_node *n, enum node_edge edge); /* NULL: none */
+
+/* The state of n if it is one of drv's, else NULL. */
+const void *node_state_as(struct blk_node *n, const struct driver *drv);
+
+/* In open, of DRIVER_EXTENTS: opens one more file that the image states as part of itself, as just bytes. It must lie
+ * beneath the image's folder, unless --follow says otherwise or the description names it. The edges are called
+ * "extents.0", "extents.1", ... in this order; the node is borrowed. */
+enum { EXTENT_READ_ONLY = 1 };
+int node_open_extent(struct blk_node *n, const char *stated, unsigned flags, struct blk_node **out,
+                     struct error **err);
+
+/* In create: the name that the file will have when it is whole; the backing node of the image (NULL: none);
+ * and one more file in the same folder, made or overwritten, size bytes of zeroes and open for writing, to be
+ * closed with blk_close. */
+const char *node_final_name(struct blk_node *file);
+struct blk_node *node_create_backing(struct blk_node *file);
+int node_create_beside(struct blk_node *file, const char *name, uint64_t size,
+                       enum blk_prealloc prealloc, struct blk_node **out, struct error **err);
 
 unsigned node_open_flags(struct blk_node *n); /* enum blk_open_flag */
 bool node_writable(struct blk_node *n);

@@ -4,8 +4,8 @@
  * into nodes, depth first: the "file" edge, the node itself, then its backing edge. A node inherits
  * from the one above it what `struct inherit` says.
  *
- * References that an image states itself (backing files, data files) pass through open_reference, the one
- * place where a policy about what an image may reach belongs.
+ * References that an image states itself (backing files, data files, extents) pass through open_reference,
+ * which asks follow.c whether the image may reach that far.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -40,13 +40,6 @@ static int open_described(json_t *desc, const struct inherit *in, struct blk_nod
                           struct error **err);
 
 /* ---- descriptions ---------------------------------------------------------------------------- */
-
-/* The length of "nbd" in "nbd://host", 0 when the name has no protocol. */
-static size_t protocol_length(const char *name)
-{
-    size_t n = strcspn(name, ":/");
-    return name[n] == ':' ? n : 0;
-}
 
 /* The driver that says what "PROTOCOL:..." means; "nbd+unix" is nbd's. NULL: none. */
 static const struct driver *protocol_driver(const char *name, size_t n)
@@ -282,93 +275,29 @@ static int open_child_edge(json_t *desc, const char *key, bool or_filename,
 
 /* ---- references that images state -------------------------------------------------------------- */
 
-/* What a relative reference means: beneath the folder of the file that states it. */
-char *graph_resolve(const char *from, const char *name)
+enum reference { REF_BACKING, REF_DATA_FILE, REF_EXTENT };
+
+/* Opens what an image states: its backing file, which is any image, or its data file or an extent, which are just
+ * bytes. `name` is what `stated` means from here. */
+static int open_reference(struct blk_node *n, enum reference what, const char *stated,
+                          const char *name, const char *format, const struct inherit *in,
+                          struct blk_node **out, struct error **err)
 {
-    const char *slash = strrchr(from, '/');
-    char *full = NULL;
+    int ret;
 
-    if (name[0] == '/' || protocol_length(name) > 0 || !slash || protocol_length(from) > 0)
-        return strdup(name);
-    if (asprintf(&full, "%.*s%s", (int)(slash - from + 1), from, name) < 0)
-        return NULL;
-    return full;
-}
-
-char *blk_resolve(const char *from, const char *name)
-{
-    return graph_resolve(from, name);
-}
-
-/* Whether what an image states may be opened. The image's maker chose the name, not the user: it may
- * lead to files, devices and servers that he never meant to open. */
-static int may_follow(const char *from, enum blk_follow follow, const char *name,
-                      struct error **err)
-{
-    struct stat st;
-
-    if (follow == BLK_FOLLOW_ANY)
-        return 0;
-    if (follow == BLK_FOLLOW_NONE)
-        return error_set(err, EPERM,
-                         "%s: it refers to '%s', which is not opened with --follow=none", from,
-                         name);
-    if (!strncmp(name, "json:", 5) || protocol_length(name) > 0)
-        return error_set(err, EPERM,
-                         "%s: it refers to '%s', which is no plain file name: it is "
-                         "opened with --follow=any only",
-                         from, name);
-    if (stat(name, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
-        return error_set(err, EPERM,
-                         "%s: it refers to '%s', which is neither a regular file nor a "
-                         "block device: it is opened with --follow=any only",
-                         from, name);
-    return 0;
-}
-
-/* `name` lies in the folder of the file `of`, or beneath it, wherever links lead. */
-static bool lies_beside(const char *of, const char *name)
-{
-    _cleanup_free_ char *full = realpath(of, NULL), *target = realpath(name, NULL);
-    char *slash = full ? strrchr(full, '/') : NULL;
-
-    return slash && target && !strncmp(full, target, (size_t)(slash - full) + 1);
-}
-
-/* A data file is written to and cut, so its name leads less far: a file beside the image. One that is not there
- * harms nobody. */
-static int may_follow_data(const struct blk_node *n, enum blk_follow follow, const char *name,
-                           struct error **err)
-{
-    struct stat st;
-    int ret = may_follow(n->filename, follow, name, err);
-
-    if (ret < 0)
-        return error_prefix(err, "data file"), ret;
-    if (follow == BLK_FOLLOW_ANY || stat(name, &st) < 0)
-        return 0;
-    if (S_ISREG(st.st_mode) && lies_beside(n->filename, name))
-        return 0;
-    return error_set(err, EPERM,
-                     "%s: its data file '%s' is not a regular file in the same folder: it is "
-                     "opened with --follow=any, or when it is named as data-file.filename",
-                     n->filename, name);
-}
-
-/* Opens what an image states: its backing file, which is any image, or its data file, which is just bytes. */
-static int open_reference(struct blk_node *n, enum node_edge edge, const char *name,
-                          const char *format, const struct inherit *in, struct error **err)
-{
-    bool data = edge == EDGE_DATA_FILE;
-    int ret = data ? may_follow_data(n, in->follow, name, err)
-                   : may_follow(n->filename, in->follow, name, err);
+    if (what == REF_EXTENT)
+        ret = may_follow_extent(n, in->follow, stated, name, err);
+    else if (what == REF_DATA_FILE)
+        ret = may_follow_data(n, in->follow, name, err);
+    else
+        ret = may_follow(n->filename, in->follow, name, err);
     if (ret < 0)
         return ret;
     _cleanup_json_ json_t *desc =
-        data ? describe_file(name, err) : describe_name(name, format, err);
+        what == REF_BACKING ? describe_name(name, format, err) : describe_file(name, err);
     if (!desc)
         return -EINVAL;
-    return open_described(desc, in, &n->edge[edge], err);
+    return open_described(desc, in, out, err);
 }
 
 /* Notes which local file n is, and refuses one that stands above it already. */
@@ -418,8 +347,11 @@ static int open_backing(struct blk_node *n, json_t *override, const struct inher
     if (below.depth == self.writable)
         below.flags |= BLK_OPEN_RDWR | BLK_OPEN_RESIZE;
     const char *format = n->backing_format && n->backing_format[0] ? n->backing_format : NULL;
-    ret = stated ? open_reference(n, EDGE_BACKING, n->backing_resolved, format, &below, err)
+    ret = stated ? open_reference(n, REF_BACKING, n->backing_filename, n->backing_resolved, format,
+                                  &below, &n->edge[EDGE_BACKING], err)
                  : open_edge(override, "backing", &below, &n->edge[EDGE_BACKING], err);
+    if (ret == 0 && n->edge[EDGE_BACKING] && n->drv->backing_opened && stated)
+        ret = n->drv->backing_opened(n, err);
     if (ret < 0 && in->depth == 0) /* of a long chain, the two ends tell enough */
         error_prefix(err, "%s: could not open its backing chain", n->filename);
     return ret;
@@ -457,13 +389,61 @@ static int open_data_file(struct blk_node *n, json_t *override, const struct inh
         _cleanup_free_ char *name = graph_resolve(n->filename, n->data_filename);
         if (!name)
             return error_set(err, ENOMEM, "out of memory");
-        ret = open_reference(n, EDGE_DATA_FILE, name, NULL, &below, err);
+        ret = open_reference(n, REF_DATA_FILE, n->data_filename, name, NULL, &below,
+                             &n->edge[EDGE_DATA_FILE], err);
     }
     if (ret < 0)
         return error_prefix(err, "%s: could not open its data file", n->filename), ret;
     if (same_file(n, n->edge[EDGE_DATA_FILE]))
         return error_set(err, ELOOP, "%s: the image cannot be its own data file", n->filename);
     return 0;
+}
+
+/* What node_open_extent needs while the driver's open runs. */
+struct opening {
+    const struct inherit *in;
+    json_t *extents; /* as described, by number; NULL: as the image states them */
+};
+
+static json_t *described_extent(const struct opening *o, unsigned i)
+{
+    char key[16];
+
+    snprintf(key, sizeof(key), "%u", i);
+    return json_is_array(o->extents) ? json_array_get(o->extents, i)
+                                     : json_object_get(o->extents, key);
+}
+
+int node_open_extent(struct blk_node *n, const char *stated, unsigned flags, struct blk_node **out,
+                     struct error **err)
+{
+    json_t *described = described_extent(n->opening, (unsigned)n->extents.len);
+    struct inherit below = child_of(n, n->opening->in, true);
+    int ret;
+
+    below.raw = true;
+    if (flags & EXTENT_READ_ONLY)
+        below.flags &= ~(unsigned)(BLK_OPEN_RDWR | BLK_OPEN_RESIZE);
+    if (described) {
+        ret = open_edge(described, "extents", &below, out, err);
+    } else {
+        _cleanup_free_ char *name = graph_resolve(n->edge[EDGE_FILE]->filename, stated);
+        if (!name)
+            return error_set(err, ENOMEM, "out of memory");
+        ret = open_reference(n, REF_EXTENT, stated, name, NULL, &below, out, err);
+    }
+    if (ret == 0 && same_file(n->edge[EDGE_FILE], *out))
+        ret = error_set(err, ELOOP, "the image cannot be its own extent");
+    if (ret == 0)
+        ret = node_add_extent(n, *out, err);
+    else
+        blk_close(*out, NULL);
+    if (ret < 0) {
+        *out = NULL;
+        error_prefix(err, "%s: could not open its extent '%s'", n->edge[EDGE_FILE]->filename,
+                     stated);
+    }
+    return ret;
 }
 
 /* ---- a node --------------------------------------------------------------------------------------- */
@@ -567,7 +547,15 @@ static int build(json_t *desc, const struct node_options *o, const struct inheri
     if (data && (d->flags & DRIVER_DATA_FILE))
         json_object_del(desc, "data-file");
 
+    _cleanup_json_ json_t *extents = NULL;
+    if (d->flags & DRIVER_EXTENTS) {
+        extents = json_incref(json_object_get(desc, "extents"));
+        json_object_del(desc, "extents");
+    }
+    struct opening opening = { in, extents };
+    n->opening = &opening;
     ret = open_driver(n, desc, err);
+    n->opening = NULL;
     if (ret == 0 && (d->flags & DRIVER_DATA_FILE))
         ret = open_data_file(n, data_override, in, err);
     if (ret == 0 && (d->flags & DRIVER_BACKING))

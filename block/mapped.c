@@ -292,10 +292,16 @@ static int write_from(struct blk_node *n, uint64_t off, struct iov_cursor *at, u
     return 0;
 }
 
+static int write_units_encoded(struct blk_node *n, uint64_t off, struct iov_cursor *at,
+                               uint64_t len);
+
 int mapped_write(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt,
                  uint64_t len, unsigned flags)
 {
     struct iov_cursor at = iov_begin(iov, iovcnt);
+
+    if (n->limits.must_encode)
+        return flags & BLK_NOWAIT ? -EAGAIN : write_units_encoded(n, off, &at, len);
     return write_from(n, off, &at, len, flags);
 }
 
@@ -322,7 +328,7 @@ static int write_unit_compressed(struct blk_node *n, uint64_t off, uint64_t len,
                                  const uint8_t *flat, uint8_t *enc)
 {
     uint32_t unit = n->limits.unit;
-    int64_t enc_len = n->drv->encode(n, flat, unit, enc, unit);
+    int64_t enc_len = n->drv->encode(n, off, flat, unit, enc, (size_t)unit + n->limits.encode_room);
 
     if (enc_len == -E2BIG) {
         struct iovec iov = { .iov_base = (void *)(uintptr_t)flat, .iov_len = len };
@@ -340,7 +346,7 @@ int mapped_write_compressed(struct blk_node *n, uint64_t off, const struct iovec
 
     if (off % unit)
         return -EINVAL;
-    uint8_t *mem = malloc(2 * (size_t)unit);
+    uint8_t *mem = malloc(2 * (size_t)unit + n->limits.encode_room);
     if (!mem)
         return -ENOMEM;
     while (len > 0 && ret == 0) {
@@ -355,6 +361,54 @@ int mapped_write_compressed(struct blk_node *n, uint64_t off, const struct iovec
         }
         if (ret == 0)
             ret = write_unit_compressed(n, off, piece, flat, mem + unit);
+        off += piece;
+        len -= piece;
+    }
+    free(mem);
+    return ret;
+}
+
+/* One unit of an image that holds nothing but encoded ones: what the guest does not write of it comes from
+ * the old one, and both are under one reservation. */
+static int replace_unit(struct blk_node *n, uint64_t off, struct iov_cursor *at, uint64_t len,
+                        uint8_t *mem)
+{
+    struct reservation held;
+    struct write_plan plan;
+    uint32_t unit = n->limits.unit;
+    uint64_t start = round_down(off, unit), head = off - start;
+
+    reserve_take(&n->reserve, &held, start, start + unit, false);
+    int ret = read_old(n, start, mem, head);
+    if (ret == 0)
+        ret = read_old(n, off + len, mem + head + len, unit - head - len);
+    iov_read(at, mem + head, len);
+    uint8_t *enc = mem + unit;
+    int64_t enc_len = 0;
+    if (ret == 0) {
+        enc_len = n->drv->encode(n, start, mem, unit, enc, (size_t)unit + n->limits.encode_room);
+        ret = enc_len < 0 ? (int)enc_len : 0;
+    }
+    if (ret == 0)
+        ret = begin(n, start, unit, WB_RESERVED | WB_ENCODED, (uint64_t)enc_len, &plan);
+    if (ret == 0)
+        ret = end(n, &plan, blk_write(plan.child, plan.child_offset, enc, (size_t)enc_len, 0));
+    reserve_release(&n->reserve, &held);
+    return ret;
+}
+
+static int write_units_encoded(struct blk_node *n, uint64_t off, struct iov_cursor *at,
+                               uint64_t len)
+{
+    uint32_t unit = n->limits.unit;
+    int ret = 0;
+
+    uint8_t *mem = malloc(2 * (size_t)unit + n->limits.encode_room);
+    if (!mem)
+        return -ENOMEM;
+    while (len > 0 && ret == 0) {
+        uint64_t piece = MIN(len, unit - off % unit);
+        ret = replace_unit(n, off, at, piece, mem);
         off += piece;
         len -= piece;
     }

@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -55,6 +56,9 @@ void node_discard(struct blk_node *n)
         return;
     for (int i = 0; i < EDGE_COUNT; i++)
         blk_close(n->edge[i], NULL);
+    for (size_t i = 0; i < n->extents.len; i++)
+        blk_close(n->extents.at[i].node, NULL);
+    vector_free(&n->extents);
     pthread_mutex_destroy(&n->serial);
     reserve_destroy(&n->reserve);
     gate_destroy(&n->gate);
@@ -153,6 +157,11 @@ int blk_close(struct blk_node *node, struct error **err)
         ret = ret < 0 ? ret : r;
         node->edge[i] = NULL;
     }
+    for (size_t i = 0; i < node->extents.len; i++) {
+        int r = blk_close(node->extents.at[i].node, ret < 0 ? NULL : err);
+        ret = ret < 0 ? ret : r;
+        node->extents.at[i].node = NULL;
+    }
     node_discard(node);
     return ret;
 }
@@ -194,6 +203,9 @@ struct blk_node *blk_child(struct blk_node *node, const char *edge)
     for (int i = 0; i < EDGE_COUNT; i++)
         if (!strcmp(edge_name(node, (enum node_edge)i), edge))
             return node->edge[i];
+    for (size_t i = 0; i < node->extents.len; i++)
+        if (!strcmp(node->extents.at[i].name, edge))
+            return node->extents.at[i].node;
     return NULL;
 }
 
@@ -205,7 +217,23 @@ struct blk_node *blk_child_at(struct blk_node *node, unsigned i, const char **na
                 *name = edge_name(node, (enum node_edge)e);
             return node->edge[e];
         }
-    return NULL;
+    if (i >= node->extents.len)
+        return NULL;
+    if (name)
+        *name = node->extents.at[i].name;
+    return node->extents.at[i].node;
+}
+
+int node_add_extent(struct blk_node *n, struct blk_node *extent, struct error **err)
+{
+    struct extent_edge e = { .node = extent };
+
+    snprintf(e.name, sizeof(e.name), "extents.%zu", n->extents.len);
+    if (vector_push(&n->extents, e) < 0) {
+        blk_close(extent, NULL);
+        return error_set(err, ENOMEM, "out of memory");
+    }
+    return 0;
 }
 
 struct blk_node *node_leaf(struct blk_node *n)
@@ -226,6 +254,7 @@ void blk_get_limits(struct blk_node *node, struct blk_limits *out)
         .align = node->limits.align,
         .cluster_size = unit,
         .max_compressed = d->encode && !node->limits.no_encoding ? unit : 0,
+        .must_compress = node->limits.must_encode,
         .unmap_reads_zero = d->flags & DRIVER_UNMAP_ZERO,
         .new_is_zero = (d->flags & DRIVER_NEW_ZERO) && (d->map_read || node_leaf(node)->grows) &&
                        (!data || node_leaf(data)->grows),
@@ -238,6 +267,21 @@ void blk_get_limits(struct blk_node *node, struct blk_limits *out)
 struct blk_node *node_child(struct blk_node *n, enum node_edge edge)
 {
     return n->edge[edge];
+}
+
+const void *node_state_as(struct blk_node *n, const struct driver *drv)
+{
+    return n && n->drv == drv ? n->state : NULL;
+}
+
+const char *node_final_name(struct blk_node *file)
+{
+    return file->final_name ? file->final_name : file->filename;
+}
+
+struct blk_node *node_create_backing(struct blk_node *file)
+{
+    return file->create_backing;
 }
 
 unsigned node_open_flags(struct blk_node *n)

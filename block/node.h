@@ -11,11 +11,19 @@
 
 #include <stdatomic.h>
 
+#include "base/vector.h"
 #include "block/driver.h"
 #include "gate.h"
 #include "reserve.h"
 
 enum detect_zeroes { DETECT_OFF, DETECT_ON, DETECT_UNMAP };
+
+/* Edges beyond those that have a name of their own: "extents.0", "extents.1", ... */
+struct extent_edge {
+    char name[24];
+    struct blk_node *node;
+};
+struct opening; /* graph.c */
 
 /* What every node can be told, whatever its driver. */
 struct node_options {
@@ -51,6 +59,12 @@ struct blk_node {
 
     /* edges */
     struct blk_node *edge[EDGE_COUNT];
+    VECTOR(struct extent_edge) extents;
+    const struct opening *opening; /* while the driver's open runs */
+    /* While the driver's create writes to this file: the name it will have (NULL: its own), and the backing
+     * node of the image in the making (NULL: none). */
+    const char *final_name;
+    struct blk_node *create_backing;
 
     _Atomic uint64_t size;
     _Atomic bool failed;
@@ -70,6 +84,9 @@ void node_discard(struct blk_node *n);
 /* The registry of named nodes. Lookup returns a new reference. */
 int node_register(struct blk_node *n, const char *name, struct error **err);
 struct blk_node *node_find(const char *name);
+
+/* Takes the reference over, also when it fails. */
+int node_add_extent(struct blk_node *n, struct blk_node *extent, struct error **err);
 
 /* The leaf that holds the node's own bytes. */
 struct blk_node *node_leaf(struct blk_node *n);
@@ -131,6 +148,16 @@ const struct driver *driver_find(const char *name);
 const struct driver *probe_bytes(const uint8_t buf[PROBE_BYTES], const char *filename);
 int probe_node(struct blk_node *file, const char *filename, const struct driver **out,
                struct error **err);
+
+/* follow.c */
+/* The length of "nbd" in "nbd://host", 0 when the name has no protocol. */
+size_t protocol_length(const char *name);
+int may_follow(const char *from, enum blk_follow follow, const char *name, struct error **err);
+int may_follow_data(const struct blk_node *n, enum blk_follow follow, const char *name,
+                    struct error **err);
+/* stated: as in the image; name: what that means from here. */
+int may_follow_extent(const struct blk_node *n, enum blk_follow follow, const char *stated,
+                      const char *name, struct error **err);
 
 /* graph.c */
 /* What a name means that a file states: relative ones lie beneath its folder. To be freed; NULL: no memory. */

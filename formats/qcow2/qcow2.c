@@ -445,9 +445,10 @@ static int qcow2_decode(struct blk_node *n, const struct mapping *m, const void 
     return qcow2_decompress(q->compression, in, in_len, out, out_len);
 }
 
-static int64_t qcow2_encode(struct blk_node *n, const void *in, size_t in_len, void *out,
-                            size_t out_cap)
+static int64_t qcow2_encode(struct blk_node *n, uint64_t unit_offset, const void *in, size_t in_len,
+                            void *out, size_t out_cap)
 {
+    (void)unit_offset; /* the encoding does not tell where it belongs */
     struct qcow2 *q = node_state(n);
     return qcow2_compress(q->compression, in, in_len, out, out_cap);
 }
