@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/json_text.h"
 #include "base/macros.h"
 #include "base/round.h"
 #include "snapshot.h"
@@ -189,13 +190,13 @@ void qcow2_snapshots_free(qcow2_snapshot_list *list)
 
 static json_t *describe(const struct qcow2_snapshot *s)
 {
-    /* Any bytes make a name. */
-    json_t *o = json_pack(
-        "{s:o, s:o, s:I, s:I, s:I, s:I, s:I}", "id", json_stringn_nocheck(s->id, s->id_len), "name",
-        json_stringn_nocheck(s->name, s->name_len), "vm-state-size", (json_int_t)s->vm_state,
-        "date-sec", (json_int_t)s->date_sec, "date-nsec", (json_int_t)s->date_nsec, "vm-clock-sec",
-        (json_int_t)(s->vm_clock / 1000000000), "vm-clock-nsec",
-        (json_int_t)(s->vm_clock % 1000000000));
+    /* Any bytes make a name, here. */
+    json_t *o =
+        json_pack("{s:o, s:o, s:I, s:I, s:I, s:I, s:I}", "id", json_textn(s->id, s->id_len), "name",
+                  json_textn(s->name, s->name_len), "vm-state-size", (json_int_t)s->vm_state,
+                  "date-sec", (json_int_t)s->date_sec, "date-nsec", (json_int_t)s->date_nsec,
+                  "vm-clock-sec", (json_int_t)(s->vm_clock / 1000000000), "vm-clock-nsec",
+                  (json_int_t)(s->vm_clock % 1000000000));
     if (o && s->icount != UINT64_MAX)
         json_object_set_new(o, "icount", json_integer((json_int_t)s->icount));
     return o;

@@ -9,6 +9,7 @@
 
 #include "base/cleanup.h"
 #include "base/human.h"
+#include "base/json_text.h"
 
 #include "args.h"
 #include "image.h"
@@ -137,7 +138,7 @@ static json_t *faults_json(const struct chain *c, size_t i)
     char buf[160];
     unsigned state = 0;
     for (const char *text; (text = next_fault(c, i, &state, buf, sizeof(buf)));)
-        json_array_append_new(list, output_string(text));
+        json_array_append_new(list, json_text(text));
     return list;
 }
 
@@ -145,17 +146,17 @@ static json_t *layer_json(const struct chain *c, size_t i)
 {
     const struct layer *l = &c->layer[i];
     json_t *o = json_object();
-    output_add(o, "filename", output_string(l->node ? blk_filename(l->node) : l->name));
+    output_add(o, "filename", json_text(l->node ? blk_filename(l->node) : l->name));
     add_number(o, "depth", i);
     if (l->node) {
-        output_add(o, "format", output_string(l->info.format));
+        output_add(o, "format", json_text(l->info.format));
         add_number(o, "virtual-size", l->info.virtual_size);
         if (l->info.actual_size_known)
             add_number(o, "actual-size", l->info.actual_size);
         if (l->info.backing_filename)
-            output_add(o, "backing-filename", output_string(l->info.backing_filename));
+            output_add(o, "backing-filename", json_text(l->info.backing_filename));
         if (l->info.backing_format)
-            output_add(o, "backing-filename-format", output_string(l->info.backing_format));
+            output_add(o, "backing-filename-format", json_text(l->info.backing_format));
         add_number(o, "data", l->data);
         add_number(o, "zero", l->zero);
         add_number(o, "hidden-data", l->hidden_data);

@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/json_text.h"
+
 #include "args.h"
 #include "image.h"
 #include "output.h"
@@ -81,8 +83,8 @@ static void print_json(struct blk_node *node, const char *filename, const struct
     add_count(o, "leaks", c->leaks);
     add_count(o, "leaks-fixed", c->leaks_fixed);
     add_count(o, "allocated-clusters", c->allocated_clusters);
-    output_add(o, "filename", output_string(filename));
-    output_add(o, "format", output_string(blk_format(node)));
+    output_add(o, "filename", json_text(filename));
+    output_add(o, "format", json_text(blk_format(node)));
     add_count(o, "fragmented-clusters", c->fragmented_clusters);
     output_json(o);
     json_decref(o);

@@ -9,6 +9,7 @@
 
 #include "base/cleanup.h"
 #include "base/human.h"
+#include "base/json_text.h"
 
 #include "args.h"
 #include "image.h"
@@ -38,22 +39,22 @@ static json_t *info_json(const struct blk_info *info)
 {
     json_t *o = json_object();
     if (info->backing_format)
-        output_add(o, "backing-filename-format", output_string(info->backing_format));
+        output_add(o, "backing-filename-format", json_text(info->backing_format));
     if (info->snapshots)
         output_add(o, "snapshots", json_loads(info->snapshots, 0, NULL));
     output_add(o, "virtual-size", json_integer((json_int_t)info->virtual_size));
-    output_add(o, "filename", output_string(info->filename));
+    output_add(o, "filename", json_text(info->filename));
     if (info->cluster_size)
         output_add(o, "cluster-size", json_integer(info->cluster_size));
-    output_add(o, "format", output_string(info->format));
+    output_add(o, "format", json_text(info->format));
     if (info->actual_size_known)
         output_add(o, "actual-size", json_integer((json_int_t)info->actual_size));
     if (info->specific)
         output_add(o, "format-specific", json_loads(info->specific, 0, NULL));
     if (info->full_backing_filename)
-        output_add(o, "full-backing-filename", output_string(info->full_backing_filename));
+        output_add(o, "full-backing-filename", json_text(info->full_backing_filename));
     if (info->backing_filename)
-        output_add(o, "backing-filename", output_string(info->backing_filename));
+        output_add(o, "backing-filename", json_text(info->backing_filename));
     if (info->encrypted)
         output_add(o, "encrypted", json_true());
     if (info->compressed)

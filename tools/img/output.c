@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
-#include "base/strbuf.h"
 #include "base/tame.h"
 
 #include "img.h"
@@ -18,39 +17,6 @@ void output_json(const json_t *value)
 {
     if (json_dumpf(value, stdout, JSON_INDENT(4) | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(9)) == 0)
         putchar('\n');
-}
-
-/* Length of the UTF-8 character at p, 0 when it is none. */
-static size_t utf8_length(const char *p)
-{
-    unsigned char c = (unsigned char)*p;
-    size_t n = c < 0x80                ? 1
-               : c >= 0xc2 && c < 0xe0 ? 2
-               : c >= 0xe0 && c < 0xf0 ? 3
-               : c >= 0xf0 && c < 0xf5 ? 4
-                                       : 0;
-    json_t *probe = n ? json_stringn(p, strnlen(p, n)) : NULL;
-    if (!probe)
-        return 0;
-    json_decref(probe);
-    return n;
-}
-
-json_t *output_string(const char *text)
-{
-    json_t *string = json_string(text);
-    if (string)
-        return string;
-    _cleanup_strbuf_ struct strbuf clean = STRBUF_INIT;
-    while (*text) {
-        size_t n = utf8_length(text);
-        if (n > 0)
-            strbuf_addn(&clean, text, n);
-        else
-            strbuf_add(&clean, "\xef\xbf\xbd");
-        text += n > 0 ? n : 1;
-    }
-    return json_string(strbuf_text(&clean));
 }
 
 void output_add(json_t *object, const char *key, json_t *value)

@@ -8,9 +8,6 @@
 /* On stdout, indented by four, keys in the order they were added, and a newline. */
 void output_json(const json_t *value);
 
-/* A JSON string; bytes that are not UTF-8 become U+FFFD. */
-json_t *output_string(const char *text);
-
 /* object[key] = value; a new reference is taken over. */
 void output_add(json_t *object, const char *key, json_t *value);
 
