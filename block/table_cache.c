@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "block/block.h"
@@ -284,6 +285,21 @@ void table_cache_clear(struct table_cache *c)
     for (uint32_t i = 0; i < c->count; i++)
         if (c->entries[i].state != EMPTY)
             forget(c, i);
+}
+
+void table_cache_trim(struct table_cache *c)
+{
+    bool pages =
+        c->size % (size_t)sysconf(_SC_PAGESIZE) == 0; /* else neighbours would lose theirs */
+
+    for (uint32_t i = 0; i < c->count; i++) {
+        struct entry *e = &c->entries[i];
+        if (e->state != CLEAN || e->writing || atomic_exchange(&e->recently, 0))
+            continue;
+        forget(c, i);
+        if (pages)
+            madvise(table_at(c, i), c->size, MADV_DONTNEED);
+    }
 }
 
 bool table_cache_pressed(struct table_cache *c)

@@ -49,6 +49,9 @@ void table_cache_drop(struct table_cache *c, uint64_t offset, uint64_t len);
 /* Exclusive, with no write-back under way: forgets everything, clean or not. */
 void table_cache_clear(struct table_cache *c);
 
+/* Exclusive: gives back the memory of tables that are clean and were not asked for since the last time. */
+void table_cache_trim(struct table_cache *c);
+
 /* So much is dirty or being written that a commit is due before more is changed. Any thread, no lock. */
 bool table_cache_pressed(struct table_cache *c);
 bool table_cache_has_dirty(struct table_cache *c);

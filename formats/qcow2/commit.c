@@ -251,7 +251,7 @@ static void release_passed(struct qcow2 *q, bool all)
 
     take_passed(q, all, &done);
     for (size_t i = 0; i < done.len; i++) {
-        if (node_unmap(q->file))
+        if (node_unmap(q->file) && !q->keeps_freed)
             punch(q, &done.at[i]);
         node_event(q->file, EVENT_CLUSTER_FREE);
         WRLOCK_SCOPE(&q->lock);

@@ -10,39 +10,10 @@
 
 #include "base/cleanup.h"
 #include "base/macros.h"
+#include "caches.h"
 #include "internal.h"
 
-#define SLICE         4096u
-#define MIN_L2_CACHE  (UINT64_C(1) << 20)
-#define MAX_L2_CACHE  (UINT64_C(32) << 20)
-#define MIN_REF_CACHE (UINT64_C(1) << 20)
-
-struct qcow2_options {
-    uint64_t l2_cache_size, refcount_cache_size, cache_size;
-    bool lazy_refcounts;
-};
-
-#define AT(m) .at = offsetof(struct qcow2_options, m)
-
-static const struct opt_def qcow2_options[] = {
-    { .name = "l2-cache-size",
-      .type = OPT_SIZE,
-      AT(l2_cache_size),
-      .help = "memory for L2 tables (default: what covers the disk, at most 32 MiB)" },
-    { .name = "refcount-cache-size",
-      .type = OPT_SIZE,
-      AT(refcount_cache_size),
-      .help = "memory for refcount blocks" },
-    { .name = "cache-size",
-      .type = OPT_SIZE,
-      AT(cache_size),
-      .help = "memory for both, when they are not given" },
-    { .name = "lazy-refcounts",
-      .type = OPT_BOOL,
-      AT(lazy_refcounts),
-      .help = "accepted: refcounts are always written in order here" },
-    OPT_END,
-};
+#define SLICE 4096u
 
 /* ---- corruption --------------------------------------------------------------------------------------- */
 
@@ -177,31 +148,6 @@ static int check_writable(struct qcow2 *q, struct error **err)
 
 /* ---- open ------------------------------------------------------------------------------------------------ */
 
-static unsigned cache_count(const struct qcow2 *q, uint64_t bytes, uint64_t least)
-{
-    return (unsigned)(MAX(bytes, least) / q->slice_size);
-}
-
-static int make_caches(struct qcow2 *q, const struct qcow2_options *o)
-{
-    uint64_t whole = (q->header.size >> q->cluster_bits << q->entry_bits) + q->slice_size;
-    uint64_t l2 = o->l2_cache_size ? o->l2_cache_size
-                  : o->cache_size  ? o->cache_size / 5 * 4
-                                   : MIN(whole, MAX_L2_CACHE);
-    uint64_t refs =
-        o->refcount_cache_size ? o->refcount_cache_size : MAX(o->cache_size / 5, l2 / 4);
-
-    l2 = MIN(l2, UINT64_C(1) << 32);
-    refs = MIN(refs, UINT64_C(1) << 32);
-    int ret = table_cache_new(&q->l2, q->file, &q->lock, q->slice_size,
-                              cache_count(q, l2, MIN_L2_CACHE), EVENT_L2_LOAD, EVENT_L2_UPDATE);
-    if (ret == 0)
-        ret = table_cache_new(&q->refs, q->file, &q->lock, q->slice_size,
-                              cache_count(q, refs, MIN_REF_CACHE), EVENT_REFBLOCK_LOAD,
-                              EVENT_REFBLOCK_UPDATE_PART);
-    return ret;
-}
-
 /* Bits of features that we do not keep up must not survive our writes. */
 static int clear_autoclear(struct qcow2 *q, struct error **err)
 {
@@ -239,8 +185,7 @@ static void init_locks(struct qcow2 *q)
 
 static void free_all(struct qcow2 *q)
 {
-    table_cache_free(q->l2);
-    table_cache_free(q->refs);
+    qcow2_caches_free(q);
     qcow2_overlap_free(q);
     vector_free(&q->freed);
     vector_free(&q->quarantine);
@@ -304,7 +249,7 @@ static int qcow2_open(struct blk_node *n, const void *options, struct error **er
         ret = qcow2_external_open(q, err);
     }
     if (ret == 0) {
-        ret = make_caches(q, options);
+        ret = qcow2_caches_make(q, options);
         if (ret < 0)
             error_set(err, ENOMEM, "out of memory for the metadata caches");
     }

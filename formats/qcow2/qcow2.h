@@ -173,6 +173,7 @@ struct qcow2 {
     enum qcow2_compression compression;
     bool unreadable;           /* opened for info only: a feature we do not know how to read */
     bool grows;                /* the file grows: past its end there are zeroes */
+    bool keeps_freed;          /* freed space is not given back to the file system */
     bool viewing;              /* shows a snapshot instead of the disk */
     _Atomic bool corrupt_seen; /* this session found the image corrupt */
 
@@ -197,6 +198,7 @@ struct qcow2 {
     uint64_t snapshots_len;      /* bytes of the snapshot table, as last read or written */
     bool unsynced;               /* data was written to new clusters since the last commit */
 
+    struct qcow2_cleaner *cleaner; /* NULL: unused tables stay in memory */
     pthread_mutex_t commit_lock;
 
     pthread_mutex_t ahead_lock; /* guards what follows: see reserved.c */

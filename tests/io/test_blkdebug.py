@@ -1,5 +1,6 @@
 """blkdebug against qemu-io's: the same rules and breakpoints, the same requests fail, stop and go on."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -311,3 +312,25 @@ def test_alignment_is_what_it_says(raw, both):
     both("--image-opts", "driver=raw,file.driver=blkdebug,file.align=4096,file.max-transfer=64k,"
          "file.image.driver=file,file.image.filename=a.raw",
          *commands(f"write -P 3 512 {200 * KIB}\nread -P 3 512 {200 * KIB}\nread -P 0 0 512"))
+
+
+# ---------------------------------------------------------------- caches
+
+def l2_reads_fail_after_a_while(io, image, options):
+    """Reads a place, waits, and reads it again when an L2 table can no longer be read."""
+    description = {
+        "driver": "qcow2", **options,
+        "file": {"driver": "blkdebug", "image": {"driver": "file", "filename": image},
+                 "set-state": [{"event": "l2_load", "state": 1, "new_state": 2}],
+                 "inject-error": [{"event": "l2_load", "state": 2, "errno": 5, "once": False}]}}
+    return io("-c", "read 0 64k", "-c", "sleep 2300", "-c", "read 0 64k",
+                "json:" + json.dumps(description), code=None)
+
+
+def test_unused_tables_leave_memory(io, img, tmp):
+    """Only where cache-clean-interval says so."""
+    img("create", "-f", "qcow2", "a.qcow2", "1G")
+    io("-c", "write 0 64k", "a.qcow2")
+    assert "error" not in (out := l2_reads_fail_after_a_while(io, "a.qcow2", {})).out + out.err
+    out = l2_reads_fail_after_a_while(io, "a.qcow2", {"cache-clean-interval": 1})
+    assert "read failed: Input/output error" in out.out + out.err

@@ -32,7 +32,7 @@ static const struct layout layouts[] = {
     { "64k clusters, backing", "cluster_size=64k", 65536, 4, 24000, true, "" },
     { "one thread, backing", "cluster_size=4k", 4096, 1, 6000, true, "" },
     { "4k clusters, small caches", "cluster_size=4k", 4096, 8, 5001, true,
-      ",l2-cache-size=4096,refcount-cache-size=4096" },
+      ",l2-cache-size=4096,refcount-cache-size=4096,cache-clean-interval=1" },
     { "512 byte clusters, 1 bit refcounts", "cluster_size=512,refcount_bits=1", 512, 4, 3000, false,
       "" },
     { "512 byte clusters, 64 bit refcounts", "cluster_size=512,refcount_bits=64", 512, 4, 3000,
