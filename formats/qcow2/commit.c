@@ -29,6 +29,8 @@
 
 /* Frees kept in memory before a commit is forced: 24 bytes each. */
 #define MAX_FREED 16384
+/* Clusters: their counts dirty a small part of the smallest cache. */
+#define RELEASED_AT_ONCE UINT64_C(16384)
 
 /* One commit's copies. */
 struct commit {
@@ -244,6 +246,38 @@ static void punch(struct qcow2 *q, const struct qcow2_freed *f)
     }
 }
 
+/* Makes room in the cache. Counts may reach the disk at any time: those that grew are ahead of their use, those that
+ * shrank have been through quarantine. What cannot be written stays dirty. */
+static void write_refs_if_pressed(struct qcow2 *q)
+{
+    struct table_batch *b;
+    int ret;
+
+    if (!table_cache_pressed(q->refs))
+        return;
+    {
+        WRLOCK_SCOPE(&q->lock);
+        ret = table_cache_collect(q->refs, &b);
+    }
+    if (ret == 0)
+        table_batch_finish(b, table_batch_write(b) == 0);
+}
+
+/* A run may be as long as the disk: it goes a few tables at a time. */
+static void release_run(struct qcow2 *q, uint64_t host, uint64_t len)
+{
+    while (len > 0) {
+        uint64_t piece = MIN(len, RELEASED_AT_ONCE << q->cluster_bits);
+        {
+            WRLOCK_SCOPE(&q->lock);
+            qcow2_release(q, host, piece);
+        }
+        write_refs_if_pressed(q);
+        host += piece;
+        len -= piece;
+    }
+}
+
 /* Releases what no request can see any more (Q4). */
 static void release_passed(struct qcow2 *q, bool all)
 {
@@ -254,8 +288,7 @@ static void release_passed(struct qcow2 *q, bool all)
         if (node_unmap(q->file) && !q->keeps_freed)
             punch(q, &done.at[i]);
         node_event(q->file, EVENT_CLUSTER_FREE);
-        WRLOCK_SCOPE(&q->lock);
-        qcow2_release(q, done.at[i].offset, done.at[i].length);
+        release_run(q, done.at[i].offset, done.at[i].length);
     }
     vector_free(&done);
 }
