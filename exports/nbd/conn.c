@@ -84,8 +84,8 @@ static ssize_t receive(struct conn *c, uint8_t *data, size_t len)
 
     /* Data of a write goes to where it is wanted. */
     if (c->filling)
-        iov[m.msg_iovlen++] = (struct iovec){ c->filling->data + c->filled,
-                                              c->filling->length - c->filled };
+        iov[m.msg_iovlen++] =
+            (struct iovec){ c->filling->data + c->filled, c->filling->length - c->filled };
     iov[m.msg_iovlen++] = (struct iovec){ data, len };
     if (c->tls)
         return tls_recv(c, iov[0].iov_base, iov[0].iov_len);

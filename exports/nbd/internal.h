@@ -31,18 +31,18 @@
 #include "proto.h"
 
 enum {
-    IN_BYTES = 512 << 10,     /* read from a socket at once */
-    OUT_BYTES = 1 << 20,      /* replies gathered before they are sent */
-    PIECE = 1 << 20,          /* requests are carried out in pieces of this */
-    MAX_REQUEST = 32 << 20,   /* bytes of data in a request or reply */
-    CONN_LIMIT = 64 << 20,    /* N2 */
-    CONN_SMALL = 64 << 10,    /* what a client gets even when memory is short */
-    INLINE_MAX = 512 << 10,   /* longer requests are not answered by the loop itself */
-    OPTION_MAX = 64 << 10,    /* bytes of an option that we look at */
-    SPARSE_MIN = 64 << 10,    /* reads from here on are answered with holes */
-    MAX_HANDSHAKES = 256,     /* clients that have not chosen an export yet */
-    STALLED_SEC = 30,         /* without taking a reply, when memory is short */
-    DRAIN_SEC = 10,           /* for replies to leave when the server stops */
+    IN_BYTES = 512 << 10,   /* read from a socket at once */
+    OUT_BYTES = 1 << 20,    /* replies gathered before they are sent */
+    PIECE = 1 << 20,        /* requests are carried out in pieces of this */
+    MAX_REQUEST = 32 << 20, /* bytes of data in a request or reply */
+    CONN_LIMIT = 64 << 20,  /* N2 */
+    CONN_SMALL = 64 << 10,  /* what a client gets even when memory is short */
+    INLINE_MAX = 512 << 10, /* longer requests are not answered by the loop itself */
+    OPTION_MAX = 64 << 10,  /* bytes of an option that we look at */
+    SPARSE_MIN = 64 << 10,  /* reads from here on are answered with holes */
+    MAX_HANDSHAKES = 256,   /* clients that have not chosen an export yet */
+    STALLED_SEC = 30,       /* without taking a reply, when memory is short */
+    DRAIN_SEC = 10,         /* for replies to leave when the server stops */
 };
 
 /* ---- what is served ----------------------------------------------------------------------------- */
@@ -53,11 +53,13 @@ struct counters {
     _Atomic uint64_t requests[OP_COUNT], bytes[OP_COUNT], errors;
 };
 
-struct export {
+struct export
+{
     char *name, *description;
     struct blk_node *node;
     bool read_only, allocation_depth, hidden;
-    _Atomic int64_t patience; /* clock_ns before which writes are not tried inline: the last one waited */
+    _Atomic int64_t
+        patience; /* clock_ns before which writes are not tried inline: the last one waited */
     _Atomic unsigned clients;
     struct counters counters;
 };

@@ -36,7 +36,8 @@ struct nbd_config {
     bool tls_optional;      /* without TLS, too */
     /* A client may connect: NULL says all may. peer: "192.0.2.1", "unix", "vsock". Any thread. */
     bool (*allow)(void *opaque, const char *peer);
-    void (*log)(void *opaque, const char *text); /* one line on what goes on; NULL: silent. Any thread */
+    void (*log)(void *opaque,
+                const char *text); /* one line on what goes on; NULL: silent. Any thread */
     void *opaque;
 };
 

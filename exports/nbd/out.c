@@ -164,6 +164,7 @@ void out_send(struct conn *c)
 {
     struct loop *l = c->loop;
     size_t len = l->out_len, sent = 0;
+    bool tried = false;
 
     l->out_len = 0;
     if (len == 0)
@@ -173,7 +174,7 @@ void out_send(struct conn *c)
         return;
     if (!c->out && !c->sending) {
         struct iovec iov = { l->out, len };
-        c->sending = true;
+        c->sending = tried = true;
         pthread_mutex_unlock(&c->lock); /* `sending` keeps the others away */
         ssize_t n = send_iov(c, &iov, 1);
         bool full = n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK);
@@ -187,14 +188,15 @@ void out_send(struct conn *c)
         c->sent += sent;
     }
     if (sent < len) {
-        /* The rest goes before what workers queued meanwhile: it may be half a reply. */
+        /* The rest goes before what workers queued meanwhile: half a reply is gone, or TLS has taken its first
+         * bytes. */
         struct chunk *behind = c->out, **behind_end = c->out_end;
-        if (sent > 0) {
+        if (tried) {
             c->out = NULL;
             c->out_end = &c->out;
         }
         keep_rest(c, l->out + sent, len - sent);
-        if (sent > 0 && behind) {
+        if (tried && behind) {
             *c->out_end = behind;
             c->out_end = behind_end;
         }

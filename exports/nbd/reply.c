@@ -113,8 +113,7 @@ size_t reply_status(const struct piece *p, bool done, uint32_t context, uint32_t
                     uint8_t *out)
 {
     bool extended = p->style == REPLY_EXTENDED;
-    size_t n = chunk_header(p, done,
-                            extended ? NBD_CHUNK_BLOCK_STATUS_EXT : NBD_CHUNK_BLOCK_STATUS,
+    size_t n = chunk_header(p, done, extended ? NBD_CHUNK_BLOCK_STATUS_EXT : NBD_CHUNK_BLOCK_STATUS,
                             extended ? 8 + (uint64_t)count * 16 : 4 + (uint64_t)count * 8, out);
 
     store_be32(out + n, context);

@@ -28,10 +28,11 @@ static int decode(const struct conn *c, const uint8_t *data, size_t len, struct 
 {
     bool extended = c->style == REPLY_EXTENDED;
 
+    if (len >= 4 &&
+        load_be32(data) != (extended ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC))
+        return -EPROTO;
     if (len < (size_t)(extended ? NBD_EXTENDED_REQUEST_BYTES : NBD_REQUEST_BYTES))
         return 0;
-    if (load_be32(data) != (extended ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC))
-        return -EPROTO;
     w->flags = load_be16(data + 4);
     w->type = load_be16(data + 6);
     w->cookie = load_be64(data + 8);
@@ -97,8 +98,7 @@ static int judge(const struct conn *c, const struct wire *w)
 /* Memory is short for everybody: who holds some already waits, who holds none gets an error for a large request. */
 static bool too_much(const struct conn *c, uint64_t bytes)
 {
-    return bytes > CONN_SMALL &&
-           atomic_load(&c->server->held) + bytes > c->server->config.memory;
+    return bytes > CONN_SMALL && atomic_load(&c->server->held) + bytes > c->server->config.memory;
 }
 
 /* ---- answering at once ------------------------------------------------------------------------------- */
@@ -351,8 +351,7 @@ static size_t perform(struct conn *c, const struct wire *w, const uint8_t *data,
 /* The data of a short write is in part still to come: then it is read together, and written where it lies. */
 static bool waits_for_data(const struct conn *c, const struct wire *w, size_t len)
 {
-    size_t header =
-        c->style == REPLY_EXTENDED ? NBD_EXTENDED_REQUEST_BYTES : NBD_REQUEST_BYTES;
+    size_t header = c->style == REPLY_EXTENDED ? NBD_EXTENDED_REQUEST_BYTES : NBD_REQUEST_BYTES;
     return w->type == NBD_CMD_WRITE && w->length <= SHORT_WRITE && len - header < w->length;
 }
 

@@ -16,9 +16,9 @@ enum {
 enum op serve_op(uint16_t type)
 {
     static const enum op ops[] = {
-        [NBD_CMD_READ] = OP_READ,          [NBD_CMD_WRITE] = OP_WRITE,
-        [NBD_CMD_FLUSH] = OP_FLUSH,        [NBD_CMD_TRIM] = OP_TRIM,
-        [NBD_CMD_CACHE] = OP_CACHE,        [NBD_CMD_WRITE_ZEROES] = OP_ZERO,
+        [NBD_CMD_READ] = OP_READ,           [NBD_CMD_WRITE] = OP_WRITE,
+        [NBD_CMD_FLUSH] = OP_FLUSH,         [NBD_CMD_TRIM] = OP_TRIM,
+        [NBD_CMD_CACHE] = OP_CACHE,         [NBD_CMD_WRITE_ZEROES] = OP_ZERO,
         [NBD_CMD_BLOCK_STATUS] = OP_STATUS,
     };
     return type < ARRAY_SIZE(ops) ? ops[type] : OP_FLUSH;

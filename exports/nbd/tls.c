@@ -285,7 +285,7 @@ ssize_t tls_send(struct conn *c, const void *buf, size_t len)
         ssize_t n = gnutls_record_send(c->tls, (const uint8_t *)buf + sent, len - sent);
         if (n < 0)
             return sent > 0 && (n == GNUTLS_E_AGAIN || n == GNUTLS_E_INTERRUPTED) ? (ssize_t)sent
-                                                                                 : outcome(n);
+                                                                                  : outcome(n);
         sent += (size_t)n;
     }
     return (ssize_t)sent;

@@ -14,7 +14,8 @@
 #include "base/error.h"
 #include "base/options.h"
 #include "io.h"
-#include "overlay.h"
+#include "tools/describe.h"
+#include "tools/overlay.h"
 
 /* ---- words -------------------------------------------------------------------------------------
  */
@@ -62,43 +63,16 @@ bool image_aio_valid(const char *aio, bool *native)
 /* ---- the description ----------------------------------------------------------------------------
  */
 
-/* The name's own part of the description. */
-static json_t *describe_name(const struct image_spec *spec, struct error **err)
-{
-    if (!spec->name)
-        return json_object();
-    if (spec->image_opts)
-        return spec->name[0] == '{' ? opts_parse_json(spec->name, err)
-                                    : opts_parse_keyval(spec->name, NULL, err);
-    if (strncmp(spec->name, "json:", 5) == 0)
-        return opts_parse_json(spec->name + 5, err);
-    json_t *desc = json_pack("{s:s}", "filename", spec->name);
-    if (!desc)
-        error_set(err, EINVAL, "the file name is not UTF-8");
-    return desc;
-}
-
-/* A file name beside "file={driver=...}" is that file's. */
-static void push_filename_down(json_t *desc)
-{
-    json_t *file = json_object_get(desc, "file"), *name = json_object_get(desc, "filename");
-    if (!json_is_object(file) || !name)
-        return;
-    if (!json_object_get(file, "filename"))
-        json_object_set(file, "filename", name);
-    json_object_del(desc, "filename");
-}
-
 static json_t *describe(const struct image_spec *spec, struct error **err)
 {
-    json_t *desc = describe_name(spec, err);
+    json_t *desc = spec->name ? describe_image(spec->name, spec->image_opts, err) : json_object();
     if (!desc)
         return NULL;
     if (spec->format && !json_object_get(desc, "driver"))
         json_object_set_new(desc, "driver", json_string(spec->format));
     if (spec->options)
         json_object_update_recursive(desc, spec->options);
-    push_filename_down(desc);
+    describe_push_filename_down(desc);
     return desc;
 }
 

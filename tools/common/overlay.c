@@ -32,7 +32,7 @@ static int size_of(json_t *desc, uint64_t *size, struct error **err)
 static int make_file(char **name, struct error **err)
 {
     const char *folder = getenv("TMPDIR");
-    if (asprintf(name, "%s/platter-io-XXXXXX", folder && *folder ? folder : "/var/tmp") < 0) {
+    if (asprintf(name, "%s/platter-overlay-XXXXXX", folder && *folder ? folder : "/var/tmp") < 0) {
         *name = NULL;
         return error_set(err, ENOMEM, "out of memory");
     }

@@ -1,6 +1,6 @@
 /* -s: an image whose writes go to a file that nobody will find again. */
-#ifndef IO_OVERLAY_H
-#define IO_OVERLAY_H
+#ifndef TOOLS_COMMON_OVERLAY_H
+#define TOOLS_COMMON_OVERLAY_H
 
 #include <jansson.h>
 
