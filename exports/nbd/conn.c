@@ -181,8 +181,8 @@ void conn_input(struct conn *c)
             return;
         c->state = CONN_OPTIONS;
     }
-    for (int i = 0; i < ROUNDS && !c->paused && !c->eof && c->state != CONN_CLOSED; i++)
-        if (!input_once(c))
+    for (int i = 0; i < ROUNDS && !c->paused && !c->eof && c->state < CONN_CLOSED; i++)
+        if (!input_once(c) || c->state == CONN_TLS)
             break;
     out_send(c);
     end_if_done(c);

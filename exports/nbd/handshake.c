@@ -350,7 +350,12 @@ static void start_tls(struct conn *c, const struct option *o)
     c->style = REPLY_SIMPLE;
     c->contexts = 0;
     c->contexts_export = NULL;
-    if (tls_start(c) < 0)
+    bool waits;
+    {
+        LOCK_SCOPE(&c->lock);
+        waits = c->out; /* in plain text; a client that takes no replies gets no TLS */
+    }
+    if (waits || tls_start(c) < 0)
         conn_close(c);
     else
         c->state = CONN_TLS;

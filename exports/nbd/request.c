@@ -28,8 +28,7 @@ static int decode(const struct conn *c, const uint8_t *data, size_t len, struct 
 {
     bool extended = c->style == REPLY_EXTENDED;
 
-    if (len >= 4 &&
-        load_be32(data) != (extended ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC))
+    if (len >= 4 && load_be32(data) != (extended ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC))
         return -EPROTO;
     if (len < (size_t)(extended ? NBD_EXTENDED_REQUEST_BYTES : NBD_REQUEST_BYTES))
         return 0;
