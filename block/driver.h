@@ -183,6 +183,7 @@ struct driver {
     /* What the file name "NAME:..." means, NAME being the driver's, or beginning with it and a '+' ("nbd+unix"):
      * a description as in json:{...}. NULL and an error when it means nothing. NULL: no file name of this driver. */
     json_t *(*describe)(const char *filename, struct error **err);
+    const char *also_named; /* another NAME that describe takes ("nbds"); NULL: none */
 
     /* Opens; leaves nothing behind on failure. The "file" edge is open already; the backing edge and the data
      * file are opened by the core afterwards from what node_set_backing and node_set_data_file said. Sets

@@ -41,6 +41,11 @@ static int open_described(json_t *desc, const struct inherit *in, struct blk_nod
 
 /* ---- descriptions ---------------------------------------------------------------------------- */
 
+static bool is_word(const char *word, const char *text, size_t len)
+{
+    return word && strlen(word) == len && !strncmp(word, text, len);
+}
+
 /* The driver that says what "PROTOCOL:..." means; "nbd+unix" is nbd's. NULL: none. */
 static const struct driver *protocol_driver(const char *name, size_t n)
 {
@@ -48,7 +53,8 @@ static const struct driver *protocol_driver(const char *name, size_t n)
     size_t len = plus ? (size_t)(plus - name) : n;
 
     for (const struct driver *const *d = driver_table; *d; d++)
-        if ((*d)->describe && strlen((*d)->name) == len && !strncmp((*d)->name, name, len))
+        if ((*d)->describe &&
+            (is_word((*d)->name, name, len) || is_word((*d)->also_named, name, len)))
             return *d;
     return NULL;
 }

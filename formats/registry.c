@@ -6,6 +6,7 @@
 /* Each format's one exported symbol. */
 extern const struct driver raw_driver;
 extern const struct driver qcow2_driver;
+extern const struct driver nbd_driver; /* nbd/ */
 
 const struct driver *const driver_table[] = {
     /* protocols */
@@ -14,6 +15,7 @@ const struct driver *const driver_table[] = {
     &null_co_driver,
     &null_aio_driver,
     &memory_driver,
+    &nbd_driver,
     /* filters */
     &throttle_driver,
     &copy_on_read_driver,

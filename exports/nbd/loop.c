@@ -20,6 +20,8 @@ int64_t clock_ns(void)
     return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
 }
 
+static _Thread_local struct loop *mine; /* the loop that this thread is */
+
 /* ---- the mailbox ------------------------------------------------------------------------------------ */
 
 void loop_wake(struct loop *l)
@@ -42,7 +44,7 @@ void loop_mail(struct conn *c)
         c->mail_next = l->mail;
         l->mail = c;
     }
-    if (!l->started || !pthread_equal(pthread_self(), l->thread))
+    if (mine != l)
         loop_wake(l);
 }
 
@@ -217,6 +219,7 @@ static void *run(void *arg)
     struct epoll_event events[EVENTS];
     int64_t tick = clock_ns();
 
+    mine = l;
     for (;;) {
         int n = epoll_wait(l->epoll, events, EVENTS, TICK_MS);
         for (int i = 0; i < n; i++)
