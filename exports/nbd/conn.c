@@ -196,7 +196,6 @@ static void go_on(struct conn *c)
     uint8_t *in = c->loop->in;
     size_t len = c->pending_len;
 
-    c->paused = false;
     if (len > 0) {
         memcpy(in, c->pending, len);
         size_t used = parse(c, in, len);
@@ -219,6 +218,7 @@ void conn_look_after(struct conn *c)
         c->blocked = false;
         out_flush_locked(c);
         resume = c->paused && c->held <= CONN_LIMIT / 2 && !c->broken;
+        c->paused &= !resume;
     }
     if (resume)
         go_on(c);

@@ -131,7 +131,8 @@ struct conn {
     struct job *filling;     /* the piece that it goes into; NULL: none yet */
     size_t filled;
     uint32_t events; /* as epoll has them */
-    bool adopted, eof, paused;
+    bool adopted, eof;
+    bool paused; /* written under conn.lock */
 
     pthread_mutex_t lock; /* guards what follows */
     struct chunk *out, **out_end;

@@ -56,6 +56,12 @@ static struct conn *take_mail(struct loop *l)
     return c;
 }
 
+static bool has_mail(struct loop *l)
+{
+    LOCK_SCOPE(&l->lock);
+    return l->mail;
+}
+
 /* ---- what epoll watches ------------------------------------------------------------------------------- */
 
 static void watch_conn(struct conn *c)
@@ -221,7 +227,8 @@ static void *run(void *arg)
 
     mine = l;
     for (;;) {
-        int n = epoll_wait(l->epoll, events, EVENTS, TICK_MS);
+        /* Mail to itself wakes nobody. */
+        int n = epoll_wait(l->epoll, events, EVENTS, has_mail(l) ? 0 : TICK_MS);
         for (int i = 0; i < n; i++)
             on_event(l, &events[i]);
         read_mail(l);

@@ -355,12 +355,12 @@ static bool waits_for_data(const struct conn *c, const struct wire *w, size_t le
 }
 
 /* N2 */
-static bool is_full(struct conn *c)
+static void pause_if_full(struct conn *c)
 {
     LOCK_SCOPE(&c->lock);
     uint64_t held = c->held + c->loop->out_len;
-    return held > CONN_LIMIT ||
-           (held > CONN_SMALL && atomic_load(&c->server->held) > c->server->config.memory);
+    c->paused = held > CONN_LIMIT ||
+                (held > CONN_SMALL && atomic_load(&c->server->held) > c->server->config.memory);
 }
 
 size_t request_parse(struct conn *c, const uint8_t *data, size_t len)
@@ -388,7 +388,7 @@ size_t request_parse(struct conn *c, const uint8_t *data, size_t len)
             at += c->style == REPLY_EXTENDED ? NBD_EXTENDED_REQUEST_BYTES : NBD_REQUEST_BYTES;
             at += perform(c, &w, data + at, len - at);
         }
-        c->paused = is_full(c);
+        pause_if_full(c);
     }
     return at;
 }

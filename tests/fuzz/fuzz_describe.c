@@ -25,8 +25,9 @@ static void must(bool condition)
         abort();
 }
 
-/* Keys that lead to files, and those that make a request wait. */
-static const char *const left_out[] = { "filename", "config", "latency", "limits" };
+/* Keys that lead to files and servers, and those that make a request wait. */
+static const char *const left_out[] = { "filename", "config", "latency", "limits",
+                                        "host",     "path",   "uri",     "server" };
 
 static bool key_is_fine(const char *key)
 {
