@@ -7,6 +7,7 @@
 extern const struct driver raw_driver;
 extern const struct driver qcow2_driver;
 extern const struct driver vdi_driver;
+extern const struct driver vpc_driver;
 
 const struct driver *const driver_table[] = {
     /* protocols */
@@ -28,5 +29,6 @@ const struct driver *const driver_table[] = {
     &raw_driver,
     &qcow2_driver,
     &vdi_driver,
+    &vpc_driver,
     NULL,
 };

@@ -189,7 +189,15 @@ static int shrink(struct vdi *v, uint64_t size, struct error **err)
     if (from < end)
         ret = bat_unmap(b, from, end - from, true);
     if (ret == 0)
+        ret = bat_settle(b);
+    if (ret == 0) { /* the map ends with the disk */
+        store_le32(v->header + AT_BLOCKS, b->entries);
+        ret = publish(v);
+    }
+    if (ret == 0) {
+        adopt(v);
         ret = bat_compact(b);
+    }
     return ret < 0 ? failed(v, ret, "free what lies behind the new end", err) : 0;
 }
 
