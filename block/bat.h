@@ -201,6 +201,9 @@ int bat_compact(struct bat *b);
 /* Records that begin before `limit` move behind all others, durably; nothing goes there any more. */
 int bat_vacate(struct bat *b, uint64_t limit);
 
+/* For measure: how many blocks of the source hold anything but zeroes. */
+int bat_measure(struct blk_node *src, uint64_t size, uint64_t block_size, uint64_t *count);
+
 /* What a check is about, beside the table: filled by bat_check, shown by the format's own findings. */
 struct bat_report {
     unsigned fix;

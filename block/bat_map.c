@@ -300,3 +300,25 @@ int bat_store_zeroes(struct bat *b, uint64_t off, uint64_t end)
     }
     return 0;
 }
+
+/* ---- measure ------------------------------------------------------------------------------------- */
+
+int bat_measure(struct blk_node *src, uint64_t size, uint64_t block_size, uint64_t *count)
+{
+    uint64_t next = 0; /* the first block that is not counted yet */
+
+    *count = 0;
+    for (uint64_t off = 0; off < size;) {
+        struct blk_extent e;
+        int ret = blk_extents(src, off, size - off, BLK_HOLES, &e);
+        if (ret < 0)
+            return ret;
+        if ((e.flags & BLK_EXT_DATA) && !(e.flags & BLK_EXT_ZERO)) {
+            uint64_t first = MAX(off / block_size, next);
+            next = div_round_up(off + e.length, block_size);
+            *count += next > first ? next - first : 0;
+        }
+        off += e.length;
+    }
+    return 0;
+}

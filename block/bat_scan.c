@@ -168,7 +168,7 @@ int bat_adopt(struct bat *b, const struct bat_scan *s)
             return -ENOMEM;
     b->end = s->end;
     b->reserved = b->claimed ? MIN(b->claimed, b->file_end) : b->file_end;
-    b->fresh = MAX(blk_size(b->file), b->file_end);
+    b->fresh = MAX(b->fresh, MAX(blk_size(b->file), b->file_end));
     return 0;
 }
 
@@ -278,6 +278,7 @@ int bat_compact(struct bat *b)
     b->holes = false;
     b->end = s.end;
     b->grown = false;
+    b->fresh = MAX(b->fresh, blk_size(b->file)); /* what is cut off may come back in a power cut */
     ret = b->format->trim(b);
     b->file_end = b->reserved;
     if (ret == 0)

@@ -212,27 +212,6 @@ int vdi_create(struct blk_node *file, const void *options, struct error **err)
 
 /* ---- measure ------------------------------------------------------------------------------------------ */
 
-/* Blocks of the source that hold anything but zeroes. */
-static int count_blocks(struct blk_node *src, uint64_t size, uint64_t block_size, uint64_t *count)
-{
-    uint64_t next = 0; /* the first block that is not counted yet */
-
-    *count = 0;
-    for (uint64_t off = 0; off < size;) {
-        struct blk_extent e;
-        int ret = blk_extents(src, off, size - off, BLK_HOLES, &e);
-        if (ret < 0)
-            return ret;
-        if ((e.flags & BLK_EXT_DATA) && !(e.flags & BLK_EXT_ZERO)) {
-            uint64_t first = MAX(off / block_size, next);
-            next = div_round_up(off + e.length, block_size);
-            *count += next > first ? next - first : 0;
-        }
-        off += e.length;
-    }
-    return 0;
-}
-
 int vdi_measure(const void *options, uint64_t size, struct blk_node *src, struct blk_measure *out,
                 struct error **err)
 {
@@ -245,7 +224,7 @@ int vdi_measure(const void *options, uint64_t size, struct blk_node *src, struct
     if (ret < 0)
         return ret;
     if (src)
-        ret = count_blocks(src, size, l.block_size, &count);
+        ret = bat_measure(src, size, l.block_size, &count);
     if (ret < 0)
         return error_set(err, -ret, "%s: could not tell what holds data: %s", blk_filename(src),
                          strerror(-ret));

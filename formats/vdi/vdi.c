@@ -178,11 +178,14 @@ static int vdi_backing_opened(struct blk_node *n, struct error **err)
 static int vdi_reserve(struct bat *b, uint64_t to)
 {
     struct vdi *v = (struct vdi *)b;
+    static const uint8_t zeroes[512];
     uint64_t was = b->claimed;
 
     vdi_claim(v, to);
-    int ret =
-        b->grows && to > blk_size(b->file) ? blk_resize(b->file, to, BLK_PREALLOC_OFF, NULL) : 0;
+    /* Written rather than resized: then a flush is all that the new length needs. */
+    int ret = b->grows && to > blk_size(b->file)
+                  ? blk_write(b->file, to - sizeof(zeroes), zeroes, sizeof(zeroes), 0)
+                  : 0;
     if (ret == 0)
         ret = vdi_write_header(v);
     if (ret < 0)

@@ -17,6 +17,7 @@ enum {
     PIECE = 1 << 20,
     AT_HEADER = VPC_FOOTER, /* where it goes in a new image */
     AT_TABLE = VPC_FOOTER + VPC_HEADER,
+    MIN_CREATE_BLOCK = 4096,
     SECONDS_TO_2000 = 946684800,
 };
 
@@ -43,6 +44,10 @@ const struct opt_def vpc_create_table[] = {
       .type = OPT_SIZE,
       .at = AT(align_size),
       .help = "round the size up to this (1M for Azure), and force it" },
+    { .name = "block_size",
+      .type = OPT_SIZE,
+      .at = AT(block_size),
+      .help = "size of blocks, 4k to 256M (2M, which not every reader can do without)" },
     { .name = "backing_file",
       .type = OPT_STRING,
       .at = AT(backing_file),
@@ -55,8 +60,8 @@ const struct opt_def vpc_create_table[] = {
 };
 
 struct layout {
-    uint64_t size, blocks, table_bytes,
-        end; /* end: where the footer goes, without a parent's name */
+    uint64_t size, blocks, block_size, table_bytes;
+    uint64_t end; /* end: where the footer goes, without a parent's name */
     enum vpc_type type;
     bool force;
 };
@@ -79,12 +84,18 @@ static int plan(const struct vpc_create *o, struct layout *l, struct error **err
     uint64_t align = o->align_size ? o->align_size : 512;
     struct vpc_chs g;
 
-    *l = (struct layout){ .type = o->subformat == VPC_FIXED ? VPC_FIXED
+    *l = (struct layout){ .block_size = o->block_size ? o->block_size : VPC_BLOCK,
+                          .type = o->subformat == VPC_FIXED ? VPC_FIXED
                                   : diff                    ? VPC_DIFFERENCING
                                                             : VPC_DYNAMIC };
     if (align % 512 || align > UINT64_C(1) << 40)
         return error_set(err, EINVAL, "align_size %" PRIu64 " is not whole sectors, 1 TiB at most",
                          align);
+    if (!is_pow2(l->block_size) || l->block_size < MIN_CREATE_BLOCK ||
+        l->block_size > VPC_MAX_BLOCK)
+        return error_set(err, EINVAL,
+                         "block_size %" PRIu64 " is not a power of two from 4096 to 256 MiB",
+                         l->block_size);
     if (o->size > VPC_MAX_SECTORS * 512)
         return error_set(err, EFBIG, "the size %" PRIu64 " is above VHD's limit of 2040 GiB",
                          o->size);
@@ -96,7 +107,12 @@ static int plan(const struct vpc_create *o, struct layout *l, struct error **err
     if (l->size > VPC_MAX_SECTORS * 512)
         return error_set(err, EFBIG, "the size %" PRIu64 " is above VHD's limit of 2040 GiB",
                          l->size);
-    l->blocks = div_round_up(l->size, VPC_BLOCK);
+    l->blocks = div_round_up(l->size, l->block_size);
+    if (l->blocks > BAT_MAX_ENTRIES)
+        return error_set(err, EFBIG,
+                         "a disk of %" PRIu64 " bytes has more than %u blocks of %" PRIu64
+                         " bytes: use a larger block_size",
+                         l->size, BAT_MAX_ENTRIES, l->block_size);
     l->table_bytes = round_up(l->blocks * 4, 512);
     l->end = l->type == VPC_FIXED ? l->size : AT_TABLE + l->table_bytes;
     return check_backing(o, err);
@@ -139,7 +155,7 @@ static void fill_header(uint8_t *h, const struct layout *l)
     store_be64(h + AT_TABLE_OFFSET, AT_TABLE);
     store_be32(h + AT_HEADER_VERSION, 0x00010000);
     store_be32(h + AT_ENTRIES, (uint32_t)l->blocks);
-    store_be32(h + AT_BLOCK_SIZE, VPC_BLOCK);
+    store_be32(h + AT_BLOCK_SIZE, (uint32_t)l->block_size);
 }
 
 static int write_table(struct blk_node *file, const struct layout *l)
@@ -234,31 +250,11 @@ int vpc_create(struct blk_node *file, const void *options, struct error **err)
 
 /* ---- measure -------------------------------------------------------------------------------------------- */
 
-static int count_blocks(struct blk_node *src, uint64_t size, uint64_t *count)
-{
-    uint64_t next = 0; /* the first block that is not counted yet */
-
-    *count = 0;
-    for (uint64_t off = 0; off < size;) {
-        struct blk_extent e;
-        int ret = blk_extents(src, off, size - off, BLK_HOLES, &e);
-        if (ret < 0)
-            return ret;
-        if ((e.flags & BLK_EXT_DATA) && !(e.flags & BLK_EXT_ZERO)) {
-            uint64_t first = MAX(off / VPC_BLOCK, next);
-            next = div_round_up(off + e.length, VPC_BLOCK);
-            *count += next > first ? next - first : 0;
-        }
-        off += e.length;
-    }
-    return 0;
-}
-
 int vpc_measure(const void *options, uint64_t size, struct blk_node *src, struct blk_measure *out,
                 struct error **err)
 {
     struct vpc_create o = *(const struct vpc_create *)options;
-    uint64_t count = 0, stride = VPC_BLOCK + vpc_bitmap_bytes(VPC_BLOCK);
+    uint64_t count = 0;
     struct layout l;
 
     o.size = size;
@@ -266,10 +262,11 @@ int vpc_measure(const void *options, uint64_t size, struct blk_node *src, struct
     if (ret < 0)
         return ret;
     if (src && l.type != VPC_FIXED)
-        ret = count_blocks(src, size, &count);
+        ret = bat_measure(src, size, l.block_size, &count);
     if (ret < 0)
         return error_set(err, -ret, "%s: could not tell what holds data: %s", blk_filename(src),
                          strerror(-ret));
+    uint64_t stride = l.block_size + vpc_bitmap_bytes((uint32_t)l.block_size);
     out->fully_allocated = l.end + VPC_FOOTER + (l.type == VPC_FIXED ? 0 : l.blocks * stride);
     out->required = l.end + VPC_FOOTER + count * stride;
     return 0;

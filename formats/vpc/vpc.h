@@ -94,7 +94,7 @@ struct vpc_options {
 enum { SIZE_AUTO, SIZE_CHS, SIZE_CURRENT };
 
 struct vpc_create {
-    uint64_t size, align_size;
+    uint64_t size, align_size, block_size;
     int subformat;
     bool force_size;
     char *backing_file, *backing_fmt;
