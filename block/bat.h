@@ -68,6 +68,9 @@ struct bat_format {
     int (*prepare)(struct bat *b, uint64_t record);
     /* No request in flight: the records end with b->end now; the file is to end there, too. */
     int (*trim)(struct bat *b);
+    /* No request in flight, nothing dirty: no record lies from `end` on, so that a fixed part behind it may move
+     * there, durably. May be NULL. */
+    int (*lower)(struct bat *b, uint64_t end);
     /* A record moved to another place while no request is in flight. May be NULL. */
     void (*moved)(struct bat *b, uint64_t record);
 };

@@ -66,7 +66,8 @@ static int scan_entry(struct bat *b, struct bat_scan *s, uint32_t block, uint32_
     s->slot[i].delta = (uint32_t)((record - b->data_start - i * b->stride) / b->factor);
     s->stored++;
     s->behind += block >= b->entries;
-    s->end = MAX(s->end, record + b->stride);
+    s->records_end = MAX(s->records_end, record + b->stride);
+    s->end = MAX(s->end, s->records_end);
     return record + b->stride > b->file_end ? found(s, block, BAT_CUT, record, all) : 0;
 }
 
@@ -91,7 +92,7 @@ int bat_scan(struct bat *b, struct bat_scan *s, const bool *all_bad)
     _cleanup_free_ uint8_t *piece = malloc(PIECE);
 
     memset(s, 0, sizeof(*s));
-    s->end = b->data_start;
+    s->end = s->records_end = b->data_start;
     for (unsigned k = 0; k < b->fixed_count; k++)
         s->end = MAX(s->end, b->fixed[k].offset + b->fixed[k].length);
     int ret = piece ? make_slots(b, s) : -ENOMEM;
@@ -273,6 +274,12 @@ int bat_compact(struct bat *b)
         ret = bat_settle(b);
     if (ret == 0)
         ret = scan_sound(b, &s);
+    if (ret == 0 && b->format->lower) {
+        ret = b->format->lower(b, s.records_end);
+        bat_scan_free(&s);
+        if (ret == 0)
+            ret = scan_sound(b, &s);
+    }
     if (ret < 0)
         return ret;
     b->holes = false;

@@ -26,10 +26,11 @@ struct bat_scan {
     struct bat_slot *slot; /* memory is touched where there are records */
     uint64_t slots;
     size_t bytes;
-    uint64_t end;       /* where the last record or fixed part ends */
-    uint64_t stored;    /* records that are fine, or cut */
-    uint64_t behind;    /* of them, of blocks behind the disk's end */
-    uint64_t bad_count; /* of them the first ones are in `bad` */
+    uint64_t end;         /* where the last record or fixed part ends */
+    uint64_t records_end; /* the last record alone */
+    uint64_t stored;      /* records that are fine, or cut */
+    uint64_t behind;      /* of them, of blocks behind the disk's end */
+    uint64_t bad_count;   /* of them the first ones are in `bad` */
     VECTOR(struct bat_finding) bad;
 };
 

@@ -82,6 +82,54 @@ static int write_table(struct bat *b, uint64_t offset, uint64_t bytes)
     return ret;
 }
 
+/* What the header says now. Nothing is dirty. */
+static int adopt(struct vpc *v)
+{
+    struct bat *b = &v->bat;
+
+    table_cache_clear(b->table);
+    vpc_set_geometry(v);
+    b->file_end = MAX(b->file_end, b->reserved);
+    return vpc_note_fixed(v, NULL);
+}
+
+static int move_table(struct vpc *v, uint64_t place, uint64_t bytes)
+{
+    struct bat *b = &v->bat;
+    int ret = place + bytes > b->reserved ? b->format->reserve(b, place + bytes) : 0;
+
+    if (ret < 0)
+        return ret;
+    b->reserved = MAX(b->reserved, place + bytes);
+    ret = write_table(b, place, bytes);
+    if (ret == 0)
+        ret = blk_flush(b->file);
+    if (ret < 0)
+        return ret;
+    store_be64(v->header + AT_TABLE_OFFSET, place);
+    vpc_sign(v->header, VPC_HEADER, AT_HEADER_CHECKSUM);
+    ret = write_durably(v, v->header_offset, v->header);
+    return ret == 0 ? adopt(v) : ret;
+}
+
+int vpc_lower(struct bat *b, uint64_t end)
+{
+    struct vpc *v = (struct vpc *)b;
+    uint64_t bytes = round_up(b->all_entries * UINT64_C(4), 512);
+    int ret = 0;
+
+    for (unsigned i = 0; i < b->fixed_count; i++)
+        if (b->fixed[i].offset != b->table_offset)
+            end = MAX(end, b->fixed[i].offset + b->fixed[i].length);
+    if (b->table_offset < end || b->table_offset - end < MIN(bytes, b->stride))
+        return 0;
+    if (b->table_offset - end < bytes) /* the two places would overlap */
+        ret = move_table(v, b->table_offset + bytes, bytes);
+    if (ret == 0)
+        ret = move_table(v, end, bytes);
+    return ret == -ENOSPC ? 0 : ret; /* then it stays */
+}
+
 static int grow_table(struct vpc *v, uint64_t blocks)
 {
     struct bat *b = &v->bat;
@@ -94,6 +142,7 @@ static int grow_table(struct vpc *v, uint64_t blocks)
     if (bytes > room) {
         WRLOCK_SCOPE(&b->lock);
         ret = bat_alloc_bytes(b, bytes, &place);
+        b->holes = true; /* where the table lies now */
     }
     if (ret == 0)
         ret =
@@ -109,16 +158,6 @@ static int grow_table(struct vpc *v, uint64_t blocks)
 }
 
 /* ---- dynamic ---------------------------------------------------------------------------------------------- */
-
-static int adopt(struct vpc *v)
-{
-    struct bat *b = &v->bat;
-
-    table_cache_clear(b->table);
-    vpc_set_geometry(v);
-    b->file_end = MAX(b->file_end, b->reserved);
-    return vpc_note_fixed(v, NULL);
-}
 
 static int set_size(struct vpc *v, uint64_t size)
 {

@@ -230,6 +230,7 @@ static const struct bat_format vpc_format = {
     .reserve = vpc_reserve,
     .prepare = vpc_prepare,
     .trim = vpc_trim,
+    .lower = vpc_lower,
     .moved = vpc_moved,
 };
 

@@ -155,6 +155,9 @@ int vpc_write_end(struct blk_node *n, struct write_plan *p, int result);
 int vpc_zero_range(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags);
 int vpc_discard_range(struct blk_node *n, uint64_t off, uint64_t len);
 
+/* resize.c: the block table moves to `end` if it lies behind that, and there is room for it in between. */
+int vpc_lower(struct bat *b, uint64_t end);
+
 /* ---- create.c, resize.c --------------------------------------------------------------------------------- */
 
 int vpc_check_create(const void *options, struct error **err);
