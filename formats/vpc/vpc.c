@@ -390,7 +390,10 @@ static int check_footer(struct vpc *v, struct bat_report *r, struct error **err)
             v->footer_lost ? "is lost, there is only" : "is older than");
     if (!bat_found(r, true, 1) || !v->bat.grows)
         return 0;
-    return put_footer(v, MAX(v->bat.file_end, r->out->image_end_offset), err);
+    int ret = put_footer(v, MAX(v->bat.file_end, r->out->image_end_offset), err);
+    if (ret == 0)
+        v->footer_lost = v->footer_differs = false;
+    return ret;
 }
 
 static int vpc_check(struct blk_node *n, unsigned fix, struct blk_check *out,
