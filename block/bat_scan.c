@@ -268,6 +268,8 @@ int bat_compact(struct bat *b)
         ret = scan_sound(b, &s);
     if (ret < 0)
         return ret;
+    b->free.len = 0; /* the gaps, which are filled now; found anew in the end */
+    b->holes = true;
     ret = fill_gaps(b, &s, buf);
     bat_scan_free(&s);
     if (ret == 0)
