@@ -148,6 +148,11 @@ static int mend(struct bat *b, struct bat_report *r, const struct bat_scan *s, u
         ret = mend_bad(b, s);
     if (ret < 0)
         return failed(b, ret, "mend the block table", err);
+    if (s->bad_count > s->bad.len && (r->fix & BLK_FIX_ERRORS))
+        return error_set(err, EIO,
+                         "%s: only the first %zu of %" PRIu64
+                         " entries that are wrong were mended: mend it once more",
+                         blk_filename(b->node), s->bad.len, s->bad_count);
     if (s->bad_count && !(r->fix & BLK_FIX_ERRORS))
         return 0;
     if (leaks && (r->fix & BLK_FIX_LEAKS))

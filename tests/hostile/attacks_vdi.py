@@ -93,16 +93,16 @@ def zero_marks(folder, secret):
     return Vdi(entries=(0, ZERO, ZERO)).save(folder)
 
 
-@row("vdi-huge-zero-map", "a sparse map of a GiB, all of it the first block", check=HARMED,
-     convert=None, map=None, info=OK, written=64 * MIB, memory=1600 * MIB, seconds=60)
+@row("vdi-huge-zero-map", "a map of zeroes: all of it the first block", check=HARMED,
+     convert=None, map=None, info=OK, written=64 * MIB, memory=512 * MIB, seconds=60)
 def huge_zero_map(folder, secret):
-    image = Vdi(blocks=1 << 22, block_size=512)
-    image["data_offset"] = 1 << 25
+    image = Vdi(blocks=1 << 17, block_size=512)
+    image["data_offset"] = MIB
     name = image.save(folder)
     with open(folder / name, "r+b") as file:
         file.seek(1024)
-        file.write(bytes(MIB))
-        file.truncate((1 << 25) + MIB)
+        file.write(bytes(MIB - 1024))
+        file.truncate(2 * MIB)
     return name
 
 
