@@ -319,6 +319,12 @@ void node_set_size(struct blk_node *n, uint64_t size);
 struct node_limits *node_limits(struct blk_node *n); /* to fill in open */
 /* In open: the image states this backing file (format NULL: it does not say). Copied; 0 or -ENOMEM. */
 int node_set_backing(struct blk_node *n, const char *filename, const char *format);
+/* In open, for images that do not name their backing file but say what stands in it: the name of a file in the image's
+ * own folder of whose first `len` bytes is_it says yes (it has so many, at least). *name is to be freed; NULL:
+ * there is none, or --follow=none does not even look. 0 or -ENOMEM. */
+int node_find_beside(struct blk_node *n, size_t len,
+                     bool (*is_it)(const void *what, const uint8_t *head), const void *what,
+                     char **name);
 /* In open: guest data lies in another file. The image states this name, NULL: it states none and the description must.
  * Not opened with BLK_OPEN_NO_IO. Copied; 0 or -ENOMEM. */
 int node_set_data_file(struct blk_node *n, const char *filename);

@@ -420,6 +420,11 @@ static json_t *described_extent(const struct opening *o, unsigned i)
                                      : json_object_get(o->extents, key);
 }
 
+enum blk_follow graph_follow(const struct blk_node *n)
+{
+    return n->opening->in->follow;
+}
+
 int node_open_extent(struct blk_node *n, const char *stated, unsigned flags, struct blk_node **out,
                      struct error **err)
 {

@@ -160,6 +160,8 @@ int may_follow_extent(const struct blk_node *n, enum blk_follow follow, const ch
                       const char *name, struct error **err);
 
 /* graph.c */
+/* While n is opened: what it may refer to. */
+enum blk_follow graph_follow(const struct blk_node *n);
 /* What a name means that a file states: relative ones lie beneath its folder. To be freed; NULL: no memory. */
 char *graph_resolve(const char *from, const char *name);
 /* The driver that makes a file of that name. */

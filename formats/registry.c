@@ -6,6 +6,8 @@
 /* Each format's one exported symbol. */
 extern const struct driver raw_driver;
 extern const struct driver qcow2_driver;
+extern const struct driver vdi_driver;
+extern const struct driver vpc_driver;
 extern const struct driver nbd_driver; /* nbd/ */
 
 const struct driver *const driver_table[] = {
@@ -28,5 +30,7 @@ const struct driver *const driver_table[] = {
     /* formats */
     &raw_driver,
     &qcow2_driver,
+    &vdi_driver,
+    &vpc_driver,
     NULL,
 };

@@ -39,8 +39,8 @@ struct disk_case {
     const char *name;
     const char *format;
     const char *create; /* options of making the image */
-    bool backing;       /* on a raw backing file without zeroes */
-    bool compressed;    /* compressed writes are in the mix */
+    bool backing; /* on a backing file without zeroes, raw unless it must be of the same format */
+    bool compressed; /* compressed writes are in the mix */
     uint32_t cluster;
     uint64_t disk; /* bytes */
     unsigned operations;
@@ -73,7 +73,22 @@ static const struct disk_case disk_cases[] = {
       2 << 20, 500 },
     { "qcow2, subclusters, backing, compressed", "qcow2", "extended_l2=on,cluster_size=16k", true,
       true, 16384, 2 << 20, 500 },
+    { "vdi, 4k", "vdi", "block_size=4k", false, false, 4096, 2 << 20, 500 },
+    { "vdi, 64k", "vdi", "block_size=64k", false, false, 65536, 4 << 20, 500 },
+    { "vdi, static", "vdi", "block_size=4k,static=on", false, false, 4096, 1 << 20, 300 },
+    { "vdi, differencing", "vdi", "block_size=16k", true, false, 16384, 2 << 20, 500 },
+    { "vpc, 4k", "vpc", "block_size=4k,force_size=on", false, false, 4096, 2 << 20, 500 },
+    { "vpc, 64k", "vpc", "block_size=64k,force_size=on", false, false, 65536, 4 << 20, 500 },
+    { "vpc, fixed", "vpc", "subformat=fixed,force_size=on", false, false, 4096, 1 << 20, 300 },
+    { "vpc, differencing", "vpc", "block_size=16k", true, false, 16384, 2 << 20, 500 },
 };
+
+/* DISK_CASE in the environment: only the cases with this in their names. */
+static inline bool case_wanted(const struct disk_case *c)
+{
+    const char *want = getenv("DISK_CASE");
+    return !want || strstr(c->name, want);
+}
 
 /* A block of the guest's disk got this value in that operation. */
 struct event {
@@ -436,11 +451,34 @@ static inline bool flags_only(const struct disk_case *c, const char *finding)
 
 /* ---- the image --------------------------------------------------------------------------------- */
 
+/* What a backing file of this case must be. */
+static inline const char *base_format(const struct disk_case *c)
+{
+    return strcmp(c->format, "qcow2") ? c->format : "raw";
+}
+
+/* The same bytes as an image of another format. */
+static inline void convert_base(const struct disk_case *c, const char *raw, const char *base)
+{
+    struct blk_create_args args = { .filename = base,
+                                    .format = c->format,
+                                    .options = strcmp(c->format, "vpc") ? NULL : "force_size=on",
+                                    .size_given = true,
+                                    .size = c->disk };
+    assert_int_equal(blk_create(&args, NULL, NULL), 0);
+    struct blk_node *from = must_open(raw, "raw", 0),
+                    *to = must_open(base, c->format, BLK_OPEN_RDWR);
+    struct blk_copy_args copy = { .src = from, .dst = to, .length = c->disk };
+    assert_int_equal(blk_copy(&copy, NULL), 0);
+    must_close(from);
+    must_close(to);
+}
+
 /* Makes dir/image, with dir/base.raw below it where the case wants it. */
 static inline void make_image(const struct disk_case *c)
 {
     _cleanup_error_ struct error *err = NULL;
-    char image[256], base[256];
+    char image[256], base[256] = "";
 
     snprintf(image, sizeof(image), "%s/image", dir);
     snprintf(base, sizeof(base), "%s/base.raw", dir);
@@ -453,15 +491,23 @@ static inline void make_image(const struct disk_case *c)
             assert_int_equal(fwrite(b, 1, SECTOR, f), SECTOR);
         }
         fclose(f);
+        if (strcmp(base_format(c), "raw")) {
+            char raw[256];
+            snprintf(raw, sizeof(raw), "%s", base);
+            snprintf(base, sizeof(base), "%s/base.%s", dir, c->format);
+            convert_base(c, raw, base);
+        }
     }
+    /* A VDI image has its parent beside it. */
+    const char *stated = strcmp(c->format, "vdi") || !c->backing ? base : strrchr(base, '/') + 1;
     struct blk_create_args args = {
         .filename = image,
         .format = c->format,
         .options = c->create,
         .size_given = true,
         .size = c->disk,
-        .backing_file = c->backing ? base : NULL,
-        .backing_format = c->backing ? "raw" : NULL,
+        .backing_file = c->backing ? stated : NULL,
+        .backing_format = c->backing ? base_format(c) : NULL,
     };
     if (blk_create(&args, NULL, &err) < 0)
         fail_msg("%s: %s", c->name, error_text(err));

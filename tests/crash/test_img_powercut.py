@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from faults import WRITERS, content, make_images, make_target, restore, snapshot
+from faults import FOREIGN, WRITERS, content, make_images, make_target, restore, snapshot
 from powerlog import FLUSH, VARIANTS, cut, last_flush, read_log
 
 POINTS = int(os.environ.get("POWERCUT_POINTS", 5))
@@ -70,7 +70,7 @@ class Run:
             self.img("check", "-q", "-r", "all", "cut")
         self.img("check", "-q", "-f", self.form, "cut", code=(0, 3))
         if foreign:
-            self.qemu_img("check", "-q", "-f", self.form, "cut", code=(0, 3))
+            self.qemu_img("check", "-q", "-f", self.form, "cut", code=FOREIGN[self.form])
 
     def judge(self, at, variant, rng):
         image = cut(self.before, self.log, at, variant, rng)

@@ -253,6 +253,11 @@ static struct blk_node *open_cut(const struct cut *t, unsigned flags)
 
     snprintf(opts, sizeof(opts), "driver=%s,file=cut%s", t->r->c->format,
              files_of(t->r->c) == 2 ? ",data-file=cutdata" : "");
+    if (t->r->c->backing && !strcmp(t->r->c->format, "vdi")) { /* there is nothing beside `cut` */
+        size_t n = strlen(opts);
+        snprintf(opts + n, sizeof(opts) - n, ",backing.driver=vdi,backing.file.filename=%s",
+                 path("base.vdi"));
+    }
     struct blk_open_args args = { .image_opts = true, .flags = flags };
     struct blk_node *n = try_open(opts, &args, &err);
     if (!n)
@@ -401,7 +406,8 @@ static void cut_everywhere(struct run *r, const struct log *l, unsigned points,
             bool dirty;
             result->leaky += judge(&t, sure, settled, &dirty);
             result->dirty += dirty;
-            if (have_qemu && result->images++ % 40 == 0)
+            /* qemu-img knows VDI blocks of 1 MiB only, and calls room made ahead an error. */
+            if (have_qemu && strcmp(r->c->format, "vdi") && result->images++ % 40 == 0)
                 foreign_check(&t, dirty);
         }
     }
@@ -452,7 +458,9 @@ static void power_cuts(void **state)
     have_qemu = system("qemu-img --version > /dev/null 2>&1") == 0;
     print_message("seed %u\n", base);
     for (size_t i = 0; i < ARRAY_SIZE(disk_cases); i++) {
-        struct powercut_result r = run_case(&disk_cases[i], base, points);
+        struct powercut_result r = { 0 };
+        if (case_wanted(&disk_cases[i]))
+            r = run_case(&disk_cases[i], base, points);
         all.cuts += r.cuts;
         all.images += r.images;
         all.leaky += r.leaky;
