@@ -156,7 +156,7 @@ int may_follow(const char *from, enum blk_follow follow, const char *name, struc
 int may_follow_data(const struct blk_node *n, enum blk_follow follow, const char *name,
                     struct error **err);
 /* stated: as in the image; name: what that means from here. */
-int may_follow_extent(const struct blk_node *n, enum blk_follow follow, const char *stated,
+int may_follow_extent(const char *from, enum blk_follow follow, const char *stated,
                       const char *name, struct error **err);
 
 /* graph.c */
