@@ -6,6 +6,7 @@
 /* Each format's one exported symbol. */
 extern const struct driver raw_driver;
 extern const struct driver qcow2_driver;
+extern const struct driver vmdk_driver;
 
 const struct driver *const driver_table[] = {
     /* protocols */
@@ -26,5 +27,6 @@ const struct driver *const driver_table[] = {
     /* formats */
     &raw_driver,
     &qcow2_driver,
+    &vmdk_driver,
     NULL,
 };
