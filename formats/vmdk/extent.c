@@ -86,6 +86,33 @@ int vmdk_order_build(struct vmdk_extent *e)
     return 0;
 }
 
+/* ---- both ------------------------------------------------------------------------------------------------- */
+
+int vmdk_note_metadata(struct vmdk *v, struct vmdk_extent *e)
+{
+    const struct vmdk_header *h = &e->header;
+    uint64_t gd = (uint64_t)e->gd_entries * 4;
+
+    e->meta.len = 0;
+    int ret = vmdk_meta_add(e, 0, SECTOR);
+
+    if (ret == 0 && v->embedded)
+        ret = vmdk_meta_add(e, v->desc_offset, v->desc_room);
+    if (ret == 0)
+        ret = vmdk_meta_add(e, h->gd * SECTOR, gd);
+    if (ret == 0 && e->redundant)
+        ret = vmdk_meta_add(e, h->rgd * SECTOR, gd);
+    for (uint32_t i = 0; ret == 0 && i < e->gd_entries; i++) {
+        if (e->gd[i])
+            ret = vmdk_meta_add(e, e->gd[i] * SECTOR, e->gt_size);
+        if (ret == 0 && e->redundant && e->rgd[i])
+            ret = vmdk_meta_add(e, e->rgd[i] * SECTOR, e->gt_size);
+    }
+    if (ret == 0 && e->redundant)
+        ret = vmdk_order_build(e);
+    return ret;
+}
+
 void vmdk_extent_free(struct vmdk_extent *e)
 {
     table_cache_free(e->cache);

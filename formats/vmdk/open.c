@@ -234,29 +234,6 @@ static int open_content(struct vmdk *v, struct error **err)
 
 /* ---- what may be written ---------------------------------------------------------------------------------- */
 
-static int note_metadata(struct vmdk *v, struct vmdk_extent *e)
-{
-    const struct vmdk_header *h = &e->header;
-    uint64_t gd = (uint64_t)e->gd_entries * 4;
-    int ret = vmdk_meta_add(e, 0, SECTOR);
-
-    if (ret == 0 && v->embedded)
-        ret = vmdk_meta_add(e, v->desc_offset, v->desc_room);
-    if (ret == 0)
-        ret = vmdk_meta_add(e, h->gd * SECTOR, gd);
-    if (ret == 0 && e->redundant)
-        ret = vmdk_meta_add(e, h->rgd * SECTOR, gd);
-    for (uint32_t i = 0; ret == 0 && i < e->gd_entries; i++) {
-        if (e->gd[i])
-            ret = vmdk_meta_add(e, e->gd[i] * SECTOR, e->gt_size);
-        if (ret == 0 && e->redundant && e->rgd[i])
-            ret = vmdk_meta_add(e, e->rgd[i] * SECTOR, e->gt_size);
-    }
-    if (ret == 0 && e->redundant)
-        ret = vmdk_order_build(e);
-    return ret;
-}
-
 static int prepare_extent(struct vmdk *v, struct vmdk_extent *e, struct error **err)
 {
     const char *name = e->file ? blk_filename(e->file) : "";
@@ -299,7 +276,7 @@ static int prepare_extent(struct vmdk *v, struct vmdk_extent *e, struct error **
         e->fresh = e->stream_end;
         return 0;
     }
-    return note_metadata(v, e) < 0 ? error_set(err, ENOMEM, "out of memory") : 0;
+    return vmdk_note_metadata(v, e) < 0 ? error_set(err, ENOMEM, "out of memory") : 0;
 }
 
 static int prepare_writing(struct vmdk *v, struct error **err)

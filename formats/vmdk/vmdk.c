@@ -74,7 +74,9 @@ const struct driver vmdk_driver = {
     .discard_range = vmdk_discard_range,
     .decode = vmdk_decode,
     .encode = vmdk_encode,
+    .resize = vmdk_resize,
     .make_empty = vmdk_make_empty,
+    .check = vmdk_check,
     .info = vmdk_info,
     .measure = vmdk_measure,
 };

@@ -259,6 +259,8 @@ int vmdk_meta_add(struct vmdk_extent *e, uint64_t from, uint64_t len);
 bool vmdk_meta_at(const struct vmdk_extent *e, uint64_t from, uint64_t len);
 /* By place; -ENOMEM. */
 int vmdk_order_build(struct vmdk_extent *e);
+/* Both of them, from where the metadata is now. */
+int vmdk_note_metadata(struct vmdk *v, struct vmdk_extent *e);
 
 /* Marks the image corrupt in this session: no more is written to it. -EIO. */
 int vmdk_corrupt(struct vmdk *v, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -288,6 +290,8 @@ int vmdk_write_end(struct blk_node *n, struct write_plan *p, int result);
 int vmdk_zero_range(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags);
 int vmdk_discard_range(struct blk_node *n, uint64_t off, uint64_t len);
 int vmdk_make_empty(struct blk_node *n, struct error **err);
+/* Empties the entries of [off, end), whole grains of one extent. */
+int vmdk_forget_grains(struct vmdk *v, struct vmdk_extent *e, uint64_t off, uint64_t end);
 
 /* The lock is exclusive. `count` grains in a row, less if so many are not to be had; *fresh: never used. */
 int vmdk_alloc(struct vmdk *v, struct vmdk_extent *e, uint32_t count, uint64_t *offset,
@@ -335,6 +339,8 @@ void vmdk_layout(struct vmdk_header *h, uint64_t sectors);
 /* Writes both directories and the tables' places. */
 int vmdk_write_directories(struct blk_node *file, const struct vmdk_header *h);
 
+/* Line i's number of sectors, in place; what else the descriptor says stays. */
+int vmdk_desc_rewrite(struct vmdk *v, size_t i, uint64_t sectors, struct error **err);
 int vmdk_resize(struct blk_node *n, uint64_t size, enum blk_prealloc prealloc, struct error **err);
 int vmdk_check(struct blk_node *n, unsigned fix, struct blk_check *out,
                const struct blk_check_hooks *hooks, struct error **err);

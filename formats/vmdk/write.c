@@ -341,10 +341,16 @@ int vmdk_discard_range(struct blk_node *n, uint64_t off, uint64_t len)
     return forget(node_state(n), off, len, 0, true);
 }
 
+int vmdk_forget_grains(struct vmdk *v, struct vmdk_extent *e, uint64_t off, uint64_t end)
+{
+    static const struct unmap nothing;
+
+    return unmap_extent(v, e, off, end, &nothing);
+}
+
 /* Every entry says "ask the parent"; and the parent that is there now is the one. */
 int vmdk_make_empty(struct blk_node *n, struct error **err)
 {
-    static const struct unmap nothing;
     struct vmdk *v = node_state(n);
     const struct vmdk *parent = node_state_as(node_child(n, EDGE_BACKING), &vmdk_driver);
     int ret = 0;
@@ -354,7 +360,7 @@ int vmdk_make_empty(struct blk_node *n, struct error **err)
         if (e->kind != EXTENT_HOSTED)
             return error_set(err, ENOTSUP, "%s: it has an extent that cannot be emptied",
                              blk_filename(n));
-        ret = unmap_extent(v, e, e->start, e->end, &nothing);
+        ret = vmdk_forget_grains(v, e, e->start, e->end);
     }
     if (ret == 0)
         ret = vmdk_commit(v, true);
