@@ -2,9 +2,10 @@
  *
  * Findings
  *   corruptions  entries that lead out of the file, into metadata, or where another one leads; directories that lead
- *                nowhere; a footer that is lost; a descriptor that contradicts its extents
- *   leaks        space that nothing leads to and that takes room on the disk; copies of grain tables that lag behind
- *                (the first ones count, and a power cut may come between the two)
+ *                nowhere; a descriptor that contradicts its extents
+ *   leaks        space that nothing leads to and that takes room on the disk; and what a power cut may leave that loses
+ *                nothing: copies of grain tables that lag behind (the first ones count), a stream without its footer
+ *                (all whole grains were found)
  *
  * Repairs: a bad directory or entry is replaced by its copy if that is good, else the entry is emptied; of two that share a
  * grain the second gets a copy of its own; leaks are given back to the file system; a footer is written.
@@ -491,8 +492,10 @@ static int check_leaks(struct vcheck *c)
         if (from >= end)
             break;
         to = MIN(bitmap_next_set(&c->used, from), end);
-        /* The last used grain may be cut by the end of the file. */
-        int ret = check_unused(c, from * SECTOR, to == end ? c->file_len : to * SECTOR);
+        /* Whole grains only: between tables and what else is there may be gaps. */
+        uint64_t start = round_up(from * SECTOR, c->e->grain);
+        uint64_t stop = to == end ? c->file_len : round_down(to * SECTOR, c->e->grain);
+        int ret = start < stop ? check_unused(c, start, stop) : 0;
         if (ret < 0)
             return ret;
         at = to;
@@ -508,12 +511,12 @@ static int check_stream(struct vcheck *c)
 
     e->fresh = e->stream_end;
     if (e->footer_lost) {
-        c->out->corruptions++;
-        vcheck_say(c, "ERROR the footer is lost");
-        if (vcheck_fixes(c, BLK_FIX_ERRORS)) {
+        c->out->leaks++;
+        vcheck_say(c, "Leaked: the footer is lost, the grains were found by their markers");
+        if (c->fix) {
             e->footer_lost = false;
             e->dirty = true;
-            c->out->corruptions_fixed++;
+            c->out->leaks_fixed++;
         }
     }
     int ret = check_tables(c);

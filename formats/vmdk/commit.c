@@ -205,29 +205,28 @@ static void enter_quarantine(struct vmdk *v, struct vmdk_extent *e, const vmdk_f
     }
 }
 
-static size_t take_passed(struct vmdk *v, struct vmdk_extent *e, vmdk_freed_list *out)
+static void take_passed(struct vmdk *v, struct vmdk_extent *e, bool all, vmdk_freed_list *out)
 {
     WRLOCK_SCOPE(&v->lock);
     size_t n = 0;
 
-    while (n < e->quarantine.len && node_epoch_passed(v->node, e->quarantine.at[n].epoch))
+    while (n < e->quarantine.len && (all || node_epoch_passed(v->node, e->quarantine.at[n].epoch)))
         n++;
     if (n == 0 || vector_reserve(out, n) < 0)
-        return 0;
+        return;
     memcpy(out->at, e->quarantine.at, n * sizeof(*out->at));
     out->len = n;
     memmove(e->quarantine.at, e->quarantine.at + n,
             (e->quarantine.len - n) * sizeof(*e->quarantine.at));
     e->quarantine.len -= n;
-    return n;
 }
 
 /* Frees what no request can see any more (V3). */
-static void release_passed(struct vmdk *v, struct vmdk_extent *e)
+static void release_passed(struct vmdk *v, struct vmdk_extent *e, bool all)
 {
     vmdk_freed_list done = VECTOR_INIT;
 
-    take_passed(v, e, &done);
+    take_passed(v, e, all, &done);
     for (size_t i = 0; i < done.len; i++) {
         if (node_unmap(e->file))
             (void)blk_discard(e->file, done.at[i].offset, done.at[i].length); /* a hint */
@@ -252,7 +251,7 @@ static int commit_extent(struct vmdk *v, struct vmdk_extent *e, bool durable)
 
     node_event(e->file, durable ? EVENT_FLUSH_TO_DISK : EVENT_FLUSH_TO_OS);
     if (nothing_pending(v, e)) {
-        release_passed(v, e);
+        release_passed(v, e, false);
         return durable ? blk_flush(e->file) : 0;
     }
     int ret = take(v, e, &c);
@@ -267,7 +266,7 @@ static int commit_extent(struct vmdk *v, struct vmdk_extent *e, bool durable)
     free(c.gd);
     free(c.rgd);
     vector_free(&c.freed);
-    release_passed(v, e);
+    release_passed(v, e, false);
     return ret;
 }
 
@@ -293,6 +292,19 @@ int vmdk_commit(struct vmdk *v, bool durable)
     if (ret < 0 && ret != -ENOSPC && ret != -EDQUOT && ret != -ENOMEM)
         node_set_failed(v->node);
     return ret;
+}
+
+int vmdk_settle(struct vmdk *v)
+{
+    int ret = vmdk_commit(v, true);
+
+    if (ret < 0)
+        return ret;
+    LOCK_SCOPE(&v->commit_lock);
+    for (size_t i = 0; i < v->extents.len; i++)
+        if (v->extents.at[i].cache && !v->extents.at[i].read_only)
+            release_passed(v, &v->extents.at[i], true);
+    return 0;
 }
 
 int vmdk_flush(struct blk_node *n)

@@ -380,13 +380,30 @@ int vmdk_open(struct blk_node *n, const void *options, struct error **err)
     return 0;
 }
 
-/* What was made longer ahead of need, and not used. */
-static void cut_ahead(struct vmdk *v)
+/* What was made longer ahead of need, and freed grains at the end; these are sorted from there. */
+static void cut_tail(struct vmdk_extent *e)
+{
+    for (size_t i = 0; i < e->free.len && e->free.at[i] + e->grain == e->fresh; i++)
+        e->fresh = e->free.at[i];
+    if (blk_size(e->file) > e->fresh)
+        (void)blk_resize(e->file, e->fresh, BLK_PREALLOC_OFF, NULL); /* else it stays: a hole */
+}
+
+static int by_offset_down(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x > y ? -1 : x < y;
+}
+
+static void cut_tails(struct vmdk *v)
 {
     for (size_t i = 0; i < v->extents.len; i++) {
         struct vmdk_extent *e = &v->extents.at[i];
-        if (e->fresh && (e->tables || e->extended > e->fresh) && blk_size(e->file) > e->fresh)
-            (void)blk_resize(e->file, e->fresh, BLK_PREALLOC_OFF, NULL); /* else it stays: a hole */
+        if (!e->fresh)
+            continue;
+        if (e->free.len > 1)
+            qsort(e->free.at, e->free.len, sizeof(*e->free.at), by_offset_down);
+        cut_tail(e);
     }
 }
 
@@ -396,12 +413,12 @@ int vmdk_close(struct blk_node *n, struct error **err)
     int ret = 0;
 
     if (node_writable(n) && !(node_open_flags(n) & BLK_OPEN_REPAIR)) {
-        ret = vmdk_commit(v, true);
+        ret = vmdk_settle(v);
         if (ret < 0)
             error_set(err, -ret, "%s: could not write its metadata: %s", blk_filename(n),
                       strerror(-ret));
         else
-            cut_ahead(v);
+            cut_tails(v);
     }
     free_all(v);
     return ret;

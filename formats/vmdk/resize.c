@@ -199,6 +199,20 @@ static void free_old(struct vmdk *v, struct vmdk_extent *e, const struct vmdk_he
             vmdk_free_later(v, e, old->rgd * SECTOR + at, e->grain);
 }
 
+/* Tables that the new header does not count. */
+static void give_back_tables(struct vmdk_extent *e, const uint32_t *gd, uint32_t first)
+{
+    for (uint32_t i = first; i < e->gd_entries;) {
+        uint32_t n = 1;
+        while (gd[i] && i + n < e->gd_entries &&
+               gd[i + n] * SECTOR == gd[i] * SECTOR + n * align_up(e->gt_size, SECTOR))
+            n++;
+        if (gd[i])
+            (void)blk_discard(e->file, gd[i] * SECTOR, n * align_up(e->gt_size, SECTOR)); /* a hint */
+        i += n;
+    }
+}
+
 /* The header is on the disk: memory follows. */
 static int take_over(struct vmdk *v, struct vmdk_extent *e, struct plan *p, uint64_t size,
                      struct error **err)
@@ -226,6 +240,10 @@ static int take_over(struct vmdk *v, struct vmdk_extent *e, struct plan *p, uint
         ret = adopt(v, text, err);
     }
     uint32_t entries = e->gd_entries;
+    give_back_tables(e, e->gd, p->gd_entries);
+    if (e->redundant)
+        give_back_tables(e, e->rgd, p->gd_entries);
+    table_cache_clear(e->cache);
     e->gd_entries = p->gd_entries;
     e->end = e->start + size;
     if (ret == 0 && vmdk_note_metadata(v, e) < 0)

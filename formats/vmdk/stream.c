@@ -317,8 +317,8 @@ int vmdk_stream_find(struct vmdk *v, struct vmdk_extent *e, struct error **err)
                          blk_filename(e->file), strerror(-ret));
     if (!(node_open_flags(v->node) & (BLK_OPEN_QUIET | BLK_OPEN_NO_IO)))
         node_warn(v->node,
-                  "it does not end with a footer: the grains are found by their markers; img check "
-                  "-r all writes the footer");
+                  "it does not end with a footer: the grains are found by their markers; img check -r "
+                  "leaks writes the footer");
     return 0;
 }
 

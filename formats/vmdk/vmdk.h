@@ -305,6 +305,8 @@ void vmdk_table_touch(struct vmdk_extent *e, uint32_t i, uint8_t *table);
 void vmdk_free_later(struct vmdk *v, struct vmdk_extent *e, uint64_t offset, uint64_t length);
 
 int vmdk_commit(struct vmdk *v, bool durable);
+/* No request runs: commits, and frees all that was unmapped. */
+int vmdk_settle(struct vmdk *v);
 int vmdk_commit_if_pressed(struct vmdk *v);
 int vmdk_flush(struct blk_node *n);
 /* Writes a new random CID, once in a session; before the first change. */

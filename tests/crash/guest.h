@@ -73,7 +73,19 @@ static const struct disk_case disk_cases[] = {
       2 << 20, 500 },
     { "qcow2, subclusters, backing, compressed", "qcow2", "extended_l2=on,cluster_size=16k", true,
       true, 16384, 2 << 20, 500 },
+    { "vmdk", "vmdk", "", false, false, 65536, 4 << 20, 400 },
+    { "vmdk, backing", "vmdk", "", true, false, 65536, 4 << 20, 400 },
+    { "vmdk, zeroed grains, backing", "vmdk", "zeroed_grain=on", true, false, 65536, 4 << 20, 400 },
+    { "vmdk, stream", "vmdk", "subformat=streamOptimized", false, true, 65536, 2 << 20, 300 },
 };
+
+/* CRASH_CASE in the environment: only those with this in their name. */
+static inline bool case_wanted(const struct disk_case *c)
+{
+    const char *wanted = getenv("CRASH_CASE");
+
+    return !wanted || strstr(c->name, wanted);
+}
 
 /* A block of the guest's disk got this value in that operation. */
 struct event {
@@ -436,16 +448,35 @@ static inline bool flags_only(const struct disk_case *c, const char *finding)
 
 /* ---- the image --------------------------------------------------------------------------------- */
 
-/* Makes dir/image, with dir/base.raw below it where the case wants it. */
+/* The backing file of a format that has but its own kind below it: a descriptor of flat bytes. */
+static inline void wrap_base(const struct disk_case *c, char base[256], char bytes[256])
+{
+    snprintf(base, 256, "%s/base.vmdk", dir);
+    snprintf(bytes, 256, "%s/base-flat.vmdk", dir);
+    struct blk_create_args args = {
+        .filename = base,
+        .format = c->format,
+        .options = "subformat=monolithicFlat",
+        .size_given = true,
+        .size = c->disk,
+    };
+    assert_int_equal(blk_create(&args, NULL, NULL), 0);
+}
+
+/* Makes dir/image, with dir/base.raw (or what stands for it) below it where the case wants it. */
 static inline void make_image(const struct disk_case *c)
 {
     _cleanup_error_ struct error *err = NULL;
-    char image[256], base[256];
+    char image[256], base[256], bytes[256];
+    bool own = !strcmp(c->format, "vmdk");
 
     snprintf(image, sizeof(image), "%s/image", dir);
     snprintf(base, sizeof(base), "%s/base.raw", dir);
+    snprintf(bytes, sizeof(bytes), "%s/base.raw", dir);
+    if (c->backing && own)
+        wrap_base(c, base, bytes);
     if (c->backing) {
-        FILE *f = fopen(base, "w");
+        FILE *f = fopen(bytes, "w");
         assert_non_null(f);
         for (uint32_t i = 0; i < guest_blocks(c); i++) {
             uint8_t b[SECTOR];
@@ -461,7 +492,7 @@ static inline void make_image(const struct disk_case *c)
         .size_given = true,
         .size = c->disk,
         .backing_file = c->backing ? base : NULL,
-        .backing_format = c->backing ? "raw" : NULL,
+        .backing_format = !c->backing ? NULL : own ? c->format : "raw",
     };
     if (blk_create(&args, NULL, &err) < 0)
         fail_msg("%s: %s", c->name, error_text(err));

@@ -215,7 +215,8 @@ static void every_request_fails_once(void **state)
     print_message("seed %u\n", seed);
     blk_on_warning(quiet, NULL);
     for (size_t i = 0; i < ARRAY_SIZE(disk_cases); i++)
-        tried += run_case(&disk_cases[i], seed);
+        if (case_wanted(&disk_cases[i]))
+            tried += run_case(&disk_cases[i], seed);
     print_message("%lu failing requests, each told and survived\n", tried);
 }
 
