@@ -96,7 +96,8 @@ static int64_t decode_with_zlib(enum deflate_wrap wrap, unsigned window_bits, co
         return -ENOMEM;
     int ret = inflate(&s, Z_FINISH);
     inflateEnd(&s);
-    return s.avail_out == 0 || ret == Z_STREAM_END ? (int64_t)(out_len - s.avail_out) : -EIO;
+    bool enough = wrap == DEFLATE_RAW && s.avail_out == 0;
+    return enough || ret == Z_STREAM_END ? (int64_t)(out_len - s.avail_out) : -EIO;
 }
 
 int64_t deflate_decode(enum deflate_wrap wrap, unsigned window_bits, const void *in, size_t in_len,
@@ -118,7 +119,8 @@ int64_t deflate_decode(enum deflate_wrap wrap, unsigned window_bits, const void 
     s->next_out = out;
     s->avail_out = (uint32_t)out_len;
     int ret = isal_inflate_stateless(s);
-    if (ret == ISAL_DECOMP_OK || (ret == ISAL_OUT_OVERFLOW && s->total_out == out_len))
+    bool enough = wrap == DEFLATE_RAW && ret == ISAL_OUT_OVERFLOW && s->total_out == out_len;
+    if (ret == ISAL_DECOMP_OK || enough)
         return s->total_out;
     return decode_with_zlib(wrap, window_bits, in, in_len, out, out_len);
 }

@@ -16,8 +16,8 @@ enum deflate_wrap { DEFLATE_RAW, DEFLATE_ZLIB };
 int64_t deflate_encode(enum deflate_wrap wrap, unsigned window_bits, const void *in, size_t in_len,
                        void *out, size_t cap);
 
-/* How many bytes came out, out_len at most: what the encoding holds beyond is not looked at (DEFLATE_ZLIB with
- * out_len met exactly: its checksum is). What follows the encoding is not, either. -EIO: it is none. */
+/* How many bytes came out, out_len at most. -EIO: it is no encoding. DEFLATE_RAW: what it holds beyond out_len is not looked
+ * at. DEFLATE_ZLIB: it must not hold more, and its checksum must be right. What follows the encoding does not matter. */
 int64_t deflate_decode(enum deflate_wrap wrap, unsigned window_bits, const void *in, size_t in_len,
                        void *out, size_t out_len);
 

@@ -208,7 +208,8 @@ static void give_back_tables(struct vmdk_extent *e, const uint32_t *gd, uint32_t
                gd[i + n] * SECTOR == gd[i] * SECTOR + n * align_up(e->gt_size, SECTOR))
             n++;
         if (gd[i])
-            (void)blk_discard(e->file, gd[i] * SECTOR, n * align_up(e->gt_size, SECTOR)); /* a hint */
+            (void)blk_discard(e->file, gd[i] * SECTOR,
+                              n * align_up(e->gt_size, SECTOR)); /* a hint */
         i += n;
     }
 }

@@ -316,9 +316,10 @@ int vmdk_stream_find(struct vmdk *v, struct vmdk_extent *e, struct error **err)
                          "found without: %s",
                          blk_filename(e->file), strerror(-ret));
     if (!(node_open_flags(v->node) & (BLK_OPEN_QUIET | BLK_OPEN_NO_IO)))
-        node_warn(v->node,
-                  "it does not end with a footer: the grains are found by their markers; img check -r "
-                  "leaks writes the footer");
+        node_warn(
+            v->node,
+            "it does not end with a footer: the grains are found by their markers; img check -r "
+            "leaks writes the footer");
     return 0;
 }
 

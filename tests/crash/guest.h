@@ -492,7 +492,9 @@ static inline void make_image(const struct disk_case *c)
         .size_given = true,
         .size = c->disk,
         .backing_file = c->backing ? base : NULL,
-        .backing_format = !c->backing ? NULL : own ? c->format : "raw",
+        .backing_format = !c->backing ? NULL
+                          : own       ? c->format
+                                      : "raw",
     };
     if (blk_create(&args, NULL, &err) < 0)
         fail_msg("%s: %s", c->name, error_text(err));
