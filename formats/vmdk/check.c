@@ -2,10 +2,10 @@
  *
  * Findings
  *   corruptions  entries that lead out of the file, into metadata, or where another one leads; directories that lead
- *                nowhere; a descriptor that contradicts its extents
+ *                nowhere
  *   leaks        space that nothing leads to and that takes room on the disk; and what a power cut may leave that loses
  *                nothing: copies of grain tables that lag behind (the first ones count), a stream without its footer
- *                (all whole grains were found)
+ *                (all whole grains were found), a descriptor that states another size than the header, which counts
  *
  * Repairs: a bad directory or entry is replaced by its copy if that is good, else the entry is emptied; of two that share a
  * grain the second gets a copy of its own; leaks are given back to the file system; a footer is written.
@@ -16,7 +16,7 @@
  *  K2  Work and memory do not grow with what an image claims but with what it holds: a table that was seen is not
  *      read again, holes are not read, and the map of used sectors takes memory where something is used.
  */
-#include "check.h"
+#include "vcheck.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -522,7 +522,7 @@ static int check_stream(struct vcheck *c)
     int ret = check_tables(c);
     if (ret == 0 && e->dirty && c->fix)
         ret = vmdk_stream_commit(c->v, e);
-    if (ret == 0 && c->fix && blk_size(e->file) > e->fresh && !e->dirty)
+    if (ret == 0 && c->fix && e->log_end == e->fresh && blk_size(e->file) > e->fresh)
         ret = blk_resize(e->file, e->fresh, BLK_PREALLOC_OFF, c->err);
     return ret < 0 ? error_set(c->err, -ret, "%s: could not write its directory: %s",
                                blk_filename(e->file), strerror(-ret))
@@ -596,14 +596,15 @@ static int check_line(struct vcheck *c, size_t i)
     if (i >= v->desc.lines.len || !extent_sparse(e) ||
         v->desc.lines.at[i].sectors == (e->end - e->start) / SECTOR)
         return 0;
-    c->out->corruptions++;
-    vcheck_say(
-        c, "ERROR the descriptor says extent %zu has %" PRIu64 " sectors, its header says %" PRIu64,
-        i, v->desc.lines.at[i].sectors, (e->end - e->start) / SECTOR);
-    if (!vcheck_fixes(c, BLK_FIX_ERRORS))
+    c->out->leaks++;
+    vcheck_say(c,
+               "Leaked: the descriptor says extent %zu has %" PRIu64
+               " sectors, its header says %" PRIu64,
+               i, v->desc.lines.at[i].sectors, (e->end - e->start) / SECTOR);
+    if (!c->fix)
         return 0;
     int ret = vmdk_desc_rewrite(v, i, (e->end - e->start) / SECTOR, c->err);
-    c->out->corruptions_fixed += ret == 0;
+    c->out->leaks_fixed += ret == 0;
     return ret;
 }
 

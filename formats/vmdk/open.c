@@ -52,6 +52,14 @@ static int read_descriptor(struct vmdk *v, uint64_t offset, uint64_t room, struc
     }
     v->desc_offset = offset;
     v->desc_room = room;
+    if (room == UINT64_MAX && !vmdk_looks_like_desc(text, len)) {
+        free(text);
+        return error_set(
+            err, EINVAL,
+            "%s: it is no VMDK: neither a sparse extent, nor a descriptor of a version "
+            "from 1 to 3",
+            blk_filename(v->file));
+    }
     return vmdk_desc_parse(&v->desc, blk_filename(v->file), text, len, err);
 }
 
@@ -229,7 +237,9 @@ static int open_content(struct vmdk *v, struct error **err)
             "MiB",
             blk_filename(v->file));
     ret = read_descriptor(v, 0, UINT64_MAX, err);
-    return ret < 0 ? ret : open_extents(v, err);
+    if (ret < 0)
+        return ret;
+    return open_extents(v, err);
 }
 
 /* ---- what may be written ---------------------------------------------------------------------------------- */
@@ -298,7 +308,7 @@ static int set_parent(struct vmdk *v, struct error **err)
     const struct vmdk_desc *d = &v->desc;
 
     if (d->parent_hint)
-        return node_set_backing(v->node, d->parent_hint, NULL) < 0
+        return node_set_backing(v->node, d->parent_hint, "vmdk") < 0
                    ? error_set(err, ENOMEM, "out of memory")
                    : 0;
     if (d->parent_cid != NO_PARENT &&
@@ -399,8 +409,8 @@ static void cut_tails(struct vmdk *v)
 {
     for (size_t i = 0; i < v->extents.len; i++) {
         struct vmdk_extent *e = &v->extents.at[i];
-        if (!e->fresh)
-            continue;
+        if (!e->fresh || (e->tables && e->log_end != e->fresh))
+            continue; /* nothing was written, or the footer is not the end */
         if (e->free.len > 1)
             qsort(e->free.at, e->free.len, sizeof(*e->free.at), by_offset_down);
         cut_tail(e);

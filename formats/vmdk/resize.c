@@ -1,8 +1,10 @@
 /* Resize, of images with one extent.
  *
- * Sparse: what changes (a longer directory, new tables, the descriptor) is complete and durable in new places, then
- * one write of the header's sector puts all of it in force. Beyond a smaller size entries are emptied after that: a
- * power cut leaves leaks. Flat: the file is longer before the descriptor says so, and shorter after.
+ * Sparse: a longer directory and new tables are complete and durable in new places, then one write of the header's
+ * sector puts them in force. Beyond a smaller size entries are emptied after that: a power cut leaves leaks. The
+ * descriptor states the size, too, and follows: readers look into the header, and check mends the text. It stays where
+ * it is, since qemu-img looks for the CID nowhere else. Flat: the file is longer before the descriptor says so, and
+ * shorter after.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -97,8 +99,6 @@ struct plan {
     struct vmdk_header header;
     uint32_t *gd, *rgd; /* NULL: as they are */
     uint32_t gd_entries;
-    char *text;
-    uint64_t desc_offset, desc_room;
 };
 
 /* Behind all that is used, since it is in one piece. */
@@ -112,27 +112,6 @@ static int take_space(struct vmdk *v, struct vmdk_extent *e, uint64_t bytes, uin
     int ret = vmdk_alloc(v, e, (uint32_t)div_round_up(bytes, e->grain), at, &got, &fresh);
     e->free.len = held;
     return ret;
-}
-
-static int put_descriptor(struct vmdk *v, struct vmdk_extent *e, uint64_t sectors, struct plan *p)
-{
-    if (!v->desc.text)
-        return 0;
-    p->text = v->desc.lines.len ? vmdk_desc_resized(&v->desc, 0, sectors) : strdup(v->desc.text);
-    if (!p->text)
-        return -ENOMEM;
-    uint64_t room = MAX(v->desc_room, round_up(strlen(p->text), SECTOR));
-    _cleanup_free_ char *padded = calloc(1, room);
-    if (!padded)
-        return -ENOMEM;
-    memcpy(padded, p->text, strlen(p->text));
-    int ret = take_space(v, e, room, &p->desc_offset);
-    if (ret < 0)
-        return ret;
-    p->desc_room = room;
-    p->header.desc_offset = p->desc_offset / SECTOR;
-    p->header.desc_size = room / SECTOR;
-    return blk_write(v->file, p->desc_offset, padded, room, 0);
 }
 
 /* A longer directory: the entries there are, and new tables behind them, which read as zeroes. */
@@ -185,14 +164,11 @@ static int switch_header(struct vmdk_extent *e, const struct plan *p)
     return ret == 0 ? blk_flush(e->file) : ret;
 }
 
-/* Descriptors and directories that an earlier resize put among the grains. */
+/* The directories that an earlier resize put among the grains. */
 static void free_old(struct vmdk *v, struct vmdk_extent *e, const struct vmdk_header *old)
 {
     uint64_t first = old->overhead * SECTOR, gd = align_up((uint64_t)e->gd_entries * 4, SECTOR);
 
-    if (old->desc_offset != e->header.desc_offset && old->desc_offset * SECTOR >= first)
-        for (uint64_t at = 0; at < old->desc_size * SECTOR; at += e->grain)
-            vmdk_free_later(v, e, old->desc_offset * SECTOR + at, e->grain);
     if (old->gd != e->header.gd && e->redundant && old->rgd * SECTOR >= first &&
         old->gd == old->rgd + gd / SECTOR)
         for (uint64_t at = 0; at < 2 * gd; at += e->grain)
@@ -219,7 +195,6 @@ static int take_over(struct vmdk *v, struct vmdk_extent *e, struct plan *p, uint
                      struct error **err)
 {
     struct vmdk_header old = e->header;
-    char *text = p->text;
     int ret = 0;
 
     WRLOCK_SCOPE(&v->lock);
@@ -233,12 +208,6 @@ static int take_over(struct vmdk *v, struct vmdk_extent *e, struct plan *p, uint
         free(e->rgd);
         e->rgd = p->rgd;
         p->rgd = NULL;
-    }
-    p->text = NULL;
-    if (text) {
-        v->desc_offset = p->desc_offset;
-        v->desc_room = p->desc_room;
-        ret = adopt(v, text, err);
     }
     uint32_t entries = e->gd_entries;
     give_back_tables(e, e->gd, p->gd_entries);
@@ -281,8 +250,7 @@ static int resize_sparse(struct vmdk *v, uint64_t size, struct error **err)
     p.header.capacity = size / SECTOR;
     {
         WRLOCK_SCOPE(&v->lock);
-        ret = put_descriptor(v, e, size / SECTOR, &p);
-        if (ret == 0 && p.gd_entries > e->gd_entries)
+        if (p.gd_entries > e->gd_entries)
             ret = put_directories(v, e, &p);
     }
     if (ret == 0)
@@ -294,11 +262,12 @@ static int resize_sparse(struct vmdk *v, uint64_t size, struct error **err)
     failed(v, ret, "resize its tables", err);
     if (ret == 0)
         ret = take_over(v, e, &p, size, err);
-    else
+    if (ret == 0 && v->desc.lines.len)
+        ret = vmdk_desc_rewrite(v, 0, size / SECTOR, err);
+    else if (ret < 0)
         node_set_failed(v->node); /* which header is in force? */
     free(p.gd);
     free(p.rgd);
-    free(p.text);
     return ret;
 }
 

@@ -426,6 +426,8 @@ int vmdk_stream_commit(struct vmdk *v, struct vmdk_extent *e)
         if (ret == 0)
             ret = blk_flush(e->file);
     }
+    if (ret == 0 && l.mem)
+        e->log_end = l.at + l.len + FOOTER_BYTES;
     if (ret < 0) {
         WRLOCK_SCOPE(&v->lock);
         all_dirty(e);

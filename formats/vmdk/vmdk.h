@@ -165,6 +165,7 @@ struct vmdk_extent {
     bool dirty;          /* something of the directory is not on the disk */
     bool footer_lost;    /* the tables were found by the grains' markers */
     uint64_t stream_end; /* of what the footer, or the last good marker, ends */
+    uint64_t log_end;    /* of the last footer that this session wrote; 0: none */
 };
 
 struct vmdk {
