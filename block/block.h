@@ -358,6 +358,7 @@ struct blk_driver_info {
     const char *name;
     unsigned kind; /* enum blk_driver_kind */
     bool can_create, can_write, can_check, can_resize, can_compress, can_amend;
+    bool has_extents; /* its images may name files that hold parts of them */
 };
 
 /* Driver number i, from 0; -ENOENT past the last. */

@@ -37,7 +37,10 @@ struct work {
 
 struct copy {
     const struct blk_copy_args *args;
-    uint64_t granule; /* pieces begin and end on it, relative to the target */
+    bool compress, ordered; /* asked for, or all that the target can do */
+    bool dst_encodes;       /* without being asked: parts of units are no matter */
+    bool encode;            /* units are encoded before it is their turn to be written */
+    uint64_t granule;       /* pieces begin and end on it, relative to the target */
     uint64_t piece;
     unsigned workers;
 
@@ -270,7 +273,8 @@ static int write_zero_run(struct copy *c, uint64_t off, uint64_t len)
 
 static int write_data_run(struct copy *c, uint64_t off, const uint8_t *buf, uint64_t len)
 {
-    int ret = blk_write(c->args->dst, off, buf, len, c->args->compress ? BLK_COMPRESSED : 0);
+    unsigned flags = c->compress && !c->dst_encodes ? BLK_COMPRESSED : 0;
+    int ret = blk_write(c->args->dst, off, buf, len, flags);
     return ret < 0 ? fail(c, ret, "writing", c->args->dst, off) : 0;
 }
 
@@ -278,10 +282,10 @@ static int write_data_run(struct copy *c, uint64_t off, const uint8_t *buf, uint
  * are zero as a whole or not at all. */
 static uint64_t sparse_run(const struct copy *c, const uint8_t *buf, uint64_t len, bool *zero)
 {
-    uint64_t grain = c->args->compress ? c->granule : MIN((uint64_t)4096, c->args->min_sparse);
+    uint64_t grain = c->compress ? c->granule : MIN((uint64_t)4096, c->args->min_sparse);
     uint64_t run = zero_run(buf, len, grain, zero);
 
-    if (*zero && run < c->args->min_sparse && run < len && !c->args->compress) {
+    if (*zero && run < c->args->min_sparse && run < len && !c->compress) {
         /* Zeroes too few to be worth a hole, and the data behind them. */
         bool more;
         *zero = false;
@@ -332,6 +336,60 @@ static int write_differing(struct copy *c, const struct work *w, const uint8_t *
     return ret;
 }
 
+/* ---- writing to images that hold nothing but encoded units ------------------------------------------ */
+
+/* Encoding takes the time, so it comes before the piece's turn; writing in order makes an image that can be read in
+ * one go. */
+struct encoded {
+    uint64_t
+        length[PIECE / 512]; /* of each unit's encoding; 0: it is zeroes and need not be written */
+    uint8_t *mem;
+    size_t room; /* for one */
+};
+
+static bool whole_units(const struct copy *c, const struct work *w)
+{
+    uint64_t off = c->args->dst_offset + w->offset;
+
+    return c->encode && off % c->granule == 0 && w->length / c->granule < PIECE / 512 &&
+           (w->length % c->granule == 0 || off + w->length == blk_size(c->args->dst));
+}
+
+/* buf has room up to the end of the last unit. */
+static int encode_units(struct copy *c, const struct work *w, uint8_t *buf, struct encoded *e)
+{
+    struct blk_node *dst = c->args->dst;
+    uint64_t off = c->args->dst_offset + w->offset, unit = c->granule, k = 0;
+
+    memset(buf + w->length, 0, round_up(w->length, unit) - w->length);
+    for (uint64_t at = 0; at < w->length; at += unit, k++) {
+        e->length[k] = 0;
+        if (c->args->min_sparse && c->args->dst_is_zero && is_zero(buf + at, unit))
+            continue;
+        int64_t len =
+            dst->drv->encode(dst, off + at, buf + at, unit, e->mem + k * e->room, e->room);
+        if (len < 0)
+            return fail(c, (int)len, "compressing for", dst, off + at);
+        e->length[k] = (uint64_t)len;
+    }
+    return 0;
+}
+
+static int write_encoded(struct copy *c, const struct work *w, const struct encoded *e)
+{
+    uint64_t off = c->args->dst_offset + w->offset, unit = c->granule, k = 0;
+
+    for (uint64_t at = 0; at < w->length; at += unit, k++) {
+        uint64_t len = MIN(unit, w->length - at);
+        int ret = e->length[k] ? io_write_encoded(c->args->dst, off + at, len, e->mem + k * e->room,
+                                                  e->length[k])
+                               : 0;
+        if (ret < 0)
+            return fail(c, ret, "writing", c->args->dst, off + at);
+    }
+    return 0;
+}
+
 /* The bytes never come here: the host copies them. False: read and write them. */
 static bool offloaded(struct copy *c, const struct work *w)
 {
@@ -356,7 +414,7 @@ static bool offloaded(struct copy *c, const struct work *w)
 /* Ordered: waits until everything before this piece is written. */
 static void await_order(struct copy *c, const struct work *w)
 {
-    if (!c->args->ordered)
+    if (!c->ordered)
         return;
     LOCK_SCOPE(&c->out);
     while (c->writer != w->number)
@@ -370,7 +428,7 @@ static int account(struct copy *c, const struct work *w)
     {
         LOCK_SCOPE(&c->out);
         done = c->done += w->length;
-        if (c->args->ordered) {
+        if (c->ordered) {
             c->writer++;
             pthread_cond_broadcast(&c->out_turn);
         }
@@ -381,11 +439,18 @@ static int account(struct copy *c, const struct work *w)
     return cancelled ? fail(c, -ECANCELED, "copying", c->args->src, w->offset) : 0;
 }
 
-static int do_work(struct copy *c, const struct work *w, uint8_t *buf)
+static int do_work(struct copy *c, const struct work *w, uint8_t *buf, struct encoded *e)
 {
     int ret = 0;
 
-    if (w->kind == WORK_DATA && !offloaded(c, w)) {
+    if (w->kind == WORK_DATA && whole_units(c, w)) {
+        ret = read_piece(c, w, buf);
+        if (ret == 0)
+            ret = encode_units(c, w, buf, e);
+        await_order(c, w);
+        if (ret == 0)
+            ret = write_encoded(c, w, e);
+    } else if (w->kind == WORK_DATA && !offloaded(c, w)) {
         ret = read_piece(c, w, buf);
         await_order(c, w);
         if (ret == 0)
@@ -407,13 +472,16 @@ static void worker(void *opaque)
     /* aligned for O_DIRECT, so that nothing bounces */
     _cleanup_free_ uint8_t *buf =
         aligned_alloc(4096, align_up(c->piece * (c->args->rebase ? 2 : 1), 4096));
+    struct encoded e = { .room = c->granule + c->args->dst->limits.encode_room };
+    _cleanup_free_ uint8_t *mem = c->encode ? malloc(c->piece / c->granule * e.room) : NULL;
 
-    if (!buf) {
+    e.mem = mem;
+    if (!buf || (c->encode && !mem)) {
         fail(c, -ENOMEM, "copying", c->args->src, 0);
         return;
     }
     while (take_work(c, &w) > 0)
-        if (do_work(c, &w, buf) < 0)
+        if (do_work(c, &w, buf, &e) < 0)
             break;
 }
 
@@ -426,7 +494,11 @@ static void plan(struct copy *c)
     uint64_t memory = a->memory ? a->memory : DEFAULT_MEMORY;
 
     blk_get_limits(a->dst, &l);
-    c->granule = a->compress && l.max_compressed ? l.max_compressed : l.cluster_size;
+    c->compress = a->compress || l.must_compress;
+    c->ordered = a->ordered || l.must_compress;
+    c->dst_encodes = l.must_compress;
+    c->encode = l.must_compress && !a->rebase;
+    c->granule = c->compress && l.max_compressed ? l.max_compressed : l.cluster_size;
     if (!c->granule)
         c->granule = 4096;
     c->workers = a->workers ? a->workers : usable_cores();

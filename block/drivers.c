@@ -60,6 +60,7 @@ int blk_driver_at(unsigned i, struct blk_driver_info *out)
             .can_resize = (*d)->resize,
             .can_compress = (*d)->encode,
             .can_amend = (*d)->amend,
+            .has_extents = (*d)->flags & DRIVER_EXTENTS,
         };
         return 0;
     }

@@ -104,7 +104,7 @@ static bool leads_down(const char *name)
 
 /* An extent is part of the image, as a data file is, and named more freely than that: all of them lie beneath the
  * image's folder (CVE-2022-47951). */
-int may_follow_extent(const struct blk_node *n, enum blk_follow follow, const char *stated,
+int may_follow_extent(const char *from, enum blk_follow follow, const char *stated,
                       const char *name, struct error **err)
 {
     struct stat st;
@@ -115,14 +115,14 @@ int may_follow_extent(const struct blk_node *n, enum blk_follow follow, const ch
         return error_set(err, EPERM,
                          "%s: its extent '%s' does not lie beneath the image's own folder: it is "
                          "opened with --follow=any only",
-                         n->filename, stated);
-    int ret = may_follow(n->filename, follow, name, err);
+                         from, stated);
+    int ret = may_follow(from, follow, name, err);
     if (ret < 0 || stat(name, &st) < 0) /* one that is not there is told when it is opened */
         return ret;
-    if (S_ISREG(st.st_mode) && lies_beside(n->filename, name))
+    if (S_ISREG(st.st_mode) && lies_beside(from, name))
         return 0;
     return error_set(err, EPERM,
                      "%s: its extent '%s' is not a regular file beneath the image's own folder: it "
                      "is opened with --follow=any only",
-                     n->filename, stated);
+                     from, stated);
 }

@@ -292,7 +292,7 @@ static int open_reference(struct blk_node *n, enum reference what, const char *s
     int ret;
 
     if (what == REF_EXTENT)
-        ret = may_follow_extent(n, in->follow, stated, name, err);
+        ret = may_follow_extent(n->edge[EDGE_FILE]->filename, in->follow, stated, name, err);
     else if (what == REF_DATA_FILE)
         ret = may_follow_data(n, in->follow, name, err);
     else

@@ -270,6 +270,19 @@ int blk_write(struct blk_node *n, uint64_t off, const void *buf, size_t len, uns
     return blk_writev(n, off, &iov, 1, flags);
 }
 
+int io_write_encoded(struct blk_node *n, uint64_t off, uint64_t len, const void *enc,
+                     uint64_t enc_len)
+{
+    int ret = check_change(n, off, len);
+
+    if (ret < 0)
+        return ret;
+    int ticket = gate_enter(&n->gate, 0);
+    ret = mapped_store_encoded(n, off, len, enc, enc_len);
+    gate_leave(&n->gate, ticket);
+    return ret;
+}
+
 /* ---- zeroes ------------------------------------------------------------------------------------- */
 
 int io_write_zeroes(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags,

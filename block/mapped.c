@@ -307,7 +307,7 @@ int mapped_write(struct blk_node *n, uint64_t off, const struct iovec *iov, int 
 
 /* ---- compressed writing ---------------------------------------------------------------------------- */
 
-static int store_encoded(struct blk_node *n, uint64_t off, uint64_t len, const void *enc,
+int mapped_store_encoded(struct blk_node *n, uint64_t off, uint64_t len, const void *enc,
                          uint64_t enc_len)
 {
     struct reservation held;
@@ -334,7 +334,7 @@ static int write_unit_compressed(struct blk_node *n, uint64_t off, uint64_t len,
         struct iovec iov = { .iov_base = (void *)(uintptr_t)flat, .iov_len = len };
         return mapped_write(n, off, &iov, 1, len, 0);
     }
-    return enc_len < 0 ? (int)enc_len : store_encoded(n, off, len, enc, (uint64_t)enc_len);
+    return enc_len < 0 ? (int)enc_len : mapped_store_encoded(n, off, len, enc, (uint64_t)enc_len);
 }
 
 int mapped_write_compressed(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt,

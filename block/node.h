@@ -99,6 +99,9 @@ int mapped_write(struct blk_node *n, uint64_t off, const struct iovec *iov, int 
                  uint64_t len, unsigned flags);
 int mapped_write_compressed(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt,
                             uint64_t len);
+/* One unit that drv->encode encoded; len is what of it lies on the disk. */
+int mapped_store_encoded(struct blk_node *n, uint64_t off, uint64_t len, const void *enc,
+                         uint64_t enc_len);
 int mapped_zero(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags);
 int mapped_discard(struct blk_node *n, uint64_t off, uint64_t len);
 int mapped_extents(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags,
@@ -124,6 +127,10 @@ typedef int io_write_fn(struct blk_node *n, uint64_t off, const struct iovec *io
 /* io.c, for mapped.c: writes zeroes as data, in bounded pieces. */
 int io_write_zeroes(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags,
                     io_write_fn *write);
+
+/* io.c, for copy.c: a write of one unit that is encoded already. */
+int io_write_encoded(struct blk_node *n, uint64_t off, uint64_t len, const void *enc,
+                     uint64_t enc_len);
 
 /* io.c, for bounce.c: one call of the driver, with the events of a write around it. */
 int io_pwritev(struct blk_node *n, uint64_t off, const struct iovec *iov, int iovcnt, uint64_t len,
@@ -156,7 +163,7 @@ int may_follow(const char *from, enum blk_follow follow, const char *name, struc
 int may_follow_data(const struct blk_node *n, enum blk_follow follow, const char *name,
                     struct error **err);
 /* stated: as in the image; name: what that means from here. */
-int may_follow_extent(const struct blk_node *n, enum blk_follow follow, const char *stated,
+int may_follow_extent(const char *from, enum blk_follow follow, const char *stated,
                       const char *name, struct error **err);
 
 /* graph.c */

@@ -357,23 +357,43 @@ bool table_batch_empty(const struct table_batch *b)
     return b->count == 0;
 }
 
-int table_batch_write(struct table_batch *b)
+/* Tables that lie one behind the other, from number k on. */
+static unsigned neighbours(const struct table_batch *b, const uint64_t *places, unsigned k)
 {
     uint32_t size = b->c->size;
+    unsigned n = 1;
 
-    for (unsigned k = 0; k < b->count;) {
-        unsigned n = 1;
-        while (k + n < b->count && b->at[k + n].offset == b->at[k].offset + (uint64_t)n * size &&
-               (n + 1) * size <= WRITE_MAX)
-            n++;
+    while (k + n < b->count && places[k + n] == places[k] + (uint64_t)n * size &&
+           (n + 1) * size <= WRITE_MAX)
+        n++;
+    return n;
+}
+
+int table_batch_write_at(struct table_batch *b, uint64_t (*where)(void *opaque, uint64_t offset),
+                         void *opaque)
+{
+    uint32_t size = b->c->size;
+    uint64_t *places = calloc(b->count ? b->count : 1, sizeof(*places));
+    int ret = 0;
+
+    if (!places)
+        return -ENOMEM;
+    for (unsigned k = 0; k < b->count; k++)
+        places[k] = where ? where(opaque, b->at[k].offset) : b->at[k].offset;
+    for (unsigned k = 0, n; k < b->count && ret == 0; k += n) {
+        n = neighbours(b, places, k);
+        if (places[k] == 0)
+            continue;
         node_event(b->c->child, b->c->update_event);
-        int ret = blk_write(b->c->child, b->at[k].offset, b->copy + (size_t)k * size,
-                            (size_t)n * size, 0);
-        if (ret < 0)
-            return ret;
-        k += n;
+        ret = blk_write(b->c->child, places[k], b->copy + (size_t)k * size, (size_t)n * size, 0);
     }
-    return 0;
+    free(places);
+    return ret;
+}
+
+int table_batch_write(struct table_batch *b)
+{
+    return table_batch_write_at(b, NULL, NULL);
 }
 
 void table_batch_finish(struct table_batch *b, bool ok)

@@ -61,6 +61,10 @@ bool table_cache_has_dirty(struct table_cache *c);
 int table_cache_collect(struct table_cache *c, struct table_batch **out);
 /* Without the lock: writes the batch, neighbours together. */
 int table_batch_write(struct table_batch *b);
+/* The same at other places, for formats that keep their tables twice: where() says where the copy of the table at
+ * `offset` lies, 0: it has none. */
+int table_batch_write_at(struct table_batch *b, uint64_t (*where)(void *opaque, uint64_t offset),
+                         void *opaque);
 bool table_batch_empty(const struct table_batch *b);
 /* Without the lock: ends the write-back; ok false: the tables are dirty again. */
 void table_batch_finish(struct table_batch *b, bool ok);

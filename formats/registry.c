@@ -8,6 +8,7 @@ extern const struct driver raw_driver;
 extern const struct driver qcow2_driver;
 extern const struct driver vdi_driver;
 extern const struct driver vpc_driver;
+extern const struct driver vmdk_driver;
 extern const struct driver nbd_driver; /* nbd/ */
 
 const struct driver *const driver_table[] = {
@@ -32,5 +33,6 @@ const struct driver *const driver_table[] = {
     &qcow2_driver,
     &vdi_driver,
     &vpc_driver,
+    &vmdk_driver,
     NULL,
 };

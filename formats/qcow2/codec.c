@@ -8,35 +8,25 @@
  * memory for them the answer is -ENOMEM and the next call tries again.
  */
 #include <errno.h>
-#include <isa-l/igzip_lib.h>
 #include <limits.h>
-#include <zlib.h>
 #include <zstd.h>
 #include <zstd_errors.h>
 
 #include "base/cleanup.h"
+#include "base/deflate.h"
 #include "base/macros.h"
 #include "qcow2.h"
 
 enum {
     WINDOW_BITS =
         12, /* readers inflate with a window of this size: nothing may look back further */
-    DEFLATE_LEVEL = 3,
-    DEFLATE_MEMORY = ISAL_DEF_LVL3_DEFAULT,
 };
 
 /* qemu-img's is 3. On clusters of 64 KiB 2 is a third faster and makes binaries 1 %, text 3 % larger. */
 enum { ZSTD_LEVEL = 2 };
 
-struct deflater {
-    struct isal_zstream stream;
-    uint8_t memory[DEFLATE_MEMORY];
-};
-
 /* One thread's state; members are made when first wanted. */
 struct codec {
-    struct deflater *deflater;
-    struct inflate_state *inflater;
     ZSTD_CCtx *zstd_out;
     ZSTD_DCtx *zstd_in;
 };
@@ -49,8 +39,6 @@ static void codec_free(void *arg)
 {
     struct codec *c = arg;
 
-    free(c->deflater);
-    free(c->inflater);
     ZSTD_freeCCtx(c->zstd_out);
     ZSTD_freeDCtx(c->zstd_in);
     free(c);
@@ -75,66 +63,6 @@ static struct codec *codec_here(void)
         c = NULL;
     }
     return c;
-}
-
-/* ---- deflate ------------------------------------------------------------------------------------ */
-
-static int64_t deflate_one(struct codec *c, const void *in, size_t in_len, void *out, size_t cap)
-{
-    if (!c->deflater)
-        c->deflater = malloc(sizeof(*c->deflater));
-    if (!c->deflater)
-        return -ENOMEM;
-    struct isal_zstream *s = &c->deflater->stream;
-    isal_deflate_stateless_init(s);
-    s->level = DEFLATE_LEVEL;
-    s->level_buf = c->deflater->memory;
-    s->level_buf_size = DEFLATE_MEMORY;
-    s->hist_bits = WINDOW_BITS;
-    s->end_of_stream = 1;
-    s->next_in = (uint8_t *)(uintptr_t)in;
-    s->avail_in = (uint32_t)in_len;
-    s->next_out = out;
-    s->avail_out = (uint32_t)cap;
-    int ret = isal_deflate_stateless(s);
-    if (ret == STATELESS_OVERFLOW)
-        return -E2BIG;
-    return ret == COMP_OK ? (int64_t)s->total_out : -EIO;
-}
-
-/* zlib takes a few streams that ISA-L refuses. */
-static int inflate_with_zlib(const void *in, size_t in_len, void *out, size_t out_len)
-{
-    z_stream s = {
-        .next_in = (Bytef *)(uintptr_t)in,
-        .avail_in = (uInt)in_len,
-        .next_out = out,
-        .avail_out = (uInt)out_len,
-    };
-
-    if (inflateInit2(&s, -WINDOW_BITS) != Z_OK)
-        return -ENOMEM;
-    inflate(&s, Z_FINISH);
-    inflateEnd(&s);
-    return s.avail_out == 0 ? 0 : -EIO;
-}
-
-static int inflate_one(struct codec *c, const void *in, size_t in_len, void *out, size_t out_len)
-{
-    if (!c->inflater)
-        c->inflater = malloc(sizeof(*c->inflater));
-    if (!c->inflater)
-        return -ENOMEM;
-    struct inflate_state *s = c->inflater;
-    isal_inflate_init(s);
-    s->next_in = (uint8_t *)(uintptr_t)in;
-    s->avail_in = (uint32_t)in_len;
-    s->next_out = out;
-    s->avail_out = (uint32_t)out_len;
-    int ret = isal_inflate_stateless(s);
-    if ((ret == ISAL_DECOMP_OK || ret == ISAL_OUT_OVERFLOW) && s->total_out == out_len)
-        return 0;
-    return inflate_with_zlib(in, in_len, out, out_len);
 }
 
 /* ---- zstd ----------------------------------------------------------------------------------------- */
@@ -184,24 +112,23 @@ static int zstd_decompress_one(struct codec *c, const uint8_t *in, size_t in_len
 int qcow2_decompress(enum qcow2_compression type, const void *in, size_t in_len, void *out,
                      size_t out_len)
 {
-    struct codec *c = codec_here();
-
-    if (!c)
-        return -ENOMEM;
     if (in_len == 0 || in_len > INT_MAX || out_len > INT_MAX)
         return -EIO;
-    return type == QCOW2_ZSTD ? zstd_decompress_one(c, in, in_len, out, out_len)
-                              : inflate_one(c, in, in_len, out, out_len);
+    if (type == QCOW2_ZLIB) {
+        int64_t got = deflate_decode(DEFLATE_RAW, WINDOW_BITS, in, in_len, out, out_len);
+        return got < 0 ? (int)got : (size_t)got == out_len ? 0 : -EIO;
+    }
+    struct codec *c = codec_here();
+    return c ? zstd_decompress_one(c, in, in_len, out, out_len) : -ENOMEM;
 }
 
 int64_t qcow2_compress(enum qcow2_compression type, const void *in, size_t in_len, void *out,
                        size_t out_cap)
 {
-    struct codec *c = codec_here();
     size_t cap = MIN(out_cap, in_len - 1);
 
-    if (!c)
-        return -ENOMEM;
-    return type == QCOW2_ZSTD ? zstd_compress_one(c, in, in_len, out, cap)
-                              : deflate_one(c, in, in_len, out, cap);
+    if (type == QCOW2_ZLIB)
+        return deflate_encode(DEFLATE_RAW, WINDOW_BITS, in, in_len, out, cap);
+    struct codec *c = codec_here();
+    return c ? zstd_compress_one(c, in, in_len, out, cap) : -ENOMEM;
 }

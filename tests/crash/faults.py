@@ -28,6 +28,7 @@ def make_images(rng, qemu_img, qemu_io):
     options = ["-f", "raw", "-O", "qcow2", "-o", "cluster_size=4k"]
     qemu_img("convert", *options, "raw", "qcow2")
     qemu_img("convert", *options, "-c", "raw", "compressed")
+    qemu_img("convert", "-f", "raw", "-O", "vmdk", "raw", "vmdk")
     qemu_img("convert", *options, "base.raw", "base")
     qemu_img("create", "-f", "qcow2", "-o", "cluster_size=4k", "-b", "base", "-F", "qcow2", "overlay")
     qemu_img("convert", "-n", "-f", "raw", "-O", "qcow2", "raw", "overlay")
@@ -106,6 +107,9 @@ WRITERS = {
                                                          "TARGET"]),
     "amend": ("t", "qcow2", "qcow2", ["amend", "--image-opts", "-o", "compat=0.10", "TARGET"]),
     "rebase onto nothing": ("t", "qcow2", "overlay", ["rebase", "--image-opts", "-b", "", "TARGET"]),
+    "convert into vmdk": ("t", "vmdk", "vmdk", [*CONVERT, "raw", "TARGET"]),
+    "grow vmdk": ("t", "vmdk", "vmdk", ["resize", "--image-opts", "TARGET", "+40M"]),
+    "shrink vmdk": ("t", "vmdk", "vmdk", ["resize", "--shrink", "--image-opts", "TARGET", "100k"]),
     "bench raw": ("t", "raw", "raw", ["bench", "-q", "-w", "-c", "30", "-d", "2",
                                       "--flush-interval=5", "-S", "12k", "--image-opts", "TARGET"]),
     "bench qcow2": ("t", "qcow2", "overlay", ["bench", "-q", "-w", "-c", "30", "-d", "2",

@@ -81,6 +81,10 @@ static const struct disk_case disk_cases[] = {
     { "vpc, 64k", "vpc", "block_size=64k,force_size=on", false, false, 65536, 4 << 20, 500 },
     { "vpc, fixed", "vpc", "subformat=fixed,force_size=on", false, false, 4096, 1 << 20, 300 },
     { "vpc, differencing", "vpc", "block_size=16k", true, false, 16384, 2 << 20, 500 },
+    { "vmdk", "vmdk", "", false, false, 65536, 4 << 20, 400 },
+    { "vmdk, backing", "vmdk", "", true, false, 65536, 4 << 20, 400 },
+    { "vmdk, zeroed grains, backing", "vmdk", "zeroed_grain=on", true, false, 65536, 4 << 20, 400 },
+    { "vmdk, stream", "vmdk", "subformat=streamOptimized", false, true, 65536, 2 << 20, 300 },
 };
 
 /* DISK_CASE in the environment: only the cases with this in their names. */

@@ -233,6 +233,9 @@ static void complain(const struct cut *t, const char *what, const char *more)
 static void foreign_check(const struct cut *t, bool dirty)
 {
     char cmd[600];
+
+    if (strstr(t->r->c->create, "streamOptimized"))
+        return; /* without its footer it can be read by the markers, which qemu-img does not do */
     FILE *f = fopen(path("cut"), "w");
 
     assert_non_null(f);
@@ -458,9 +461,9 @@ static void power_cuts(void **state)
     have_qemu = system("qemu-img --version > /dev/null 2>&1") == 0;
     print_message("seed %u\n", base);
     for (size_t i = 0; i < ARRAY_SIZE(disk_cases); i++) {
-        struct powercut_result r = { 0 };
-        if (case_wanted(&disk_cases[i]))
-            r = run_case(&disk_cases[i], base, points);
+        if (!case_wanted(&disk_cases[i]))
+            continue;
+        struct powercut_result r = run_case(&disk_cases[i], base, points);
         all.cuts += r.cuts;
         all.images += r.images;
         all.leaky += r.leaky;

@@ -1,0 +1,274 @@
+/* Any bytes as a VMDK: open, describe, map, read, check, and write if it may be written.
+ *
+ * The bytes lie in a memory node, so that nothing touches the disk. Two bytes in front choose how the
+ * image is opened. The mutator knows where header fields, markers, tables and entries are, and what
+ * values hurt; half of the time it leaves the work to libFuzzer's own.
+ */
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/macros.h"
+#include "block/block.h"
+
+#define MAX_READ (256u << 10)
+#define MAX_RUNS 64
+
+enum {
+    AT_CAPACITY = 12,
+    AT_GRAIN = 20,
+    AT_DESC = 28,
+    AT_GT_ENTRIES = 44,
+    AT_RGD = 48,
+    AT_GD = 56,
+    AT_OVERHEAD = 64,
+};
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max);
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed);
+
+static void quiet(void *opaque, const char *text)
+{
+    (void)opaque;
+    (void)text;
+}
+
+/* The node with the image's bytes in it, named "bytes"; now and then it is made anew, since it keeps tables. */
+static void fill_memory(const uint8_t *data, size_t size)
+{
+    struct blk_open_args args = { .image_opts = true, .flags = BLK_OPEN_RDWR | BLK_OPEN_RESIZE };
+    static struct blk_node *node;
+    static unsigned runs;
+
+    if (runs++ % 128 == 0) {
+        blk_close(node, NULL);
+        if (blk_open("driver=memory,node-name=bytes,size=0", &args, &node, NULL) < 0)
+            abort();
+    }
+    if (blk_resize(node, 0, BLK_PREALLOC_OFF, NULL) < 0)
+        abort();
+    if (size && blk_write(node, 0, data, size, 0) < 0)
+        abort();
+}
+
+static void walk(struct blk_node *node)
+{
+    uint64_t off = 0, size = blk_size(node);
+    static uint8_t buf[MAX_READ];
+
+    for (int i = 0; i < MAX_RUNS && off < size; i++) {
+        struct blk_extent e;
+        if (blk_extents(node, off, size - off, i & 1 ? BLK_HOLES : 0, &e) < 0)
+            e.length = MIN(size - off, (uint64_t)65536);
+        (void)blk_read(node, off, buf, MIN(e.length, (uint64_t)MAX_READ), 0);
+        off += e.length;
+    }
+    if (size)
+        (void)blk_read(node, size - 1, buf, 1, 0);
+}
+
+static void change(struct blk_node *node, unsigned how)
+{
+    static const uint8_t bytes[5000] = { 1, 2, 3 };
+    uint64_t size = blk_size(node), at = size > sizeof(bytes) ? (size - sizeof(bytes)) / 2 : 0;
+
+    (void)blk_write(node, at, bytes, MIN(size - at, (uint64_t)sizeof(bytes)), 0);
+    (void)blk_zero(node, 0, MIN(size, (uint64_t)70000), how & 1 ? BLK_MAY_UNMAP : 0);
+    (void)blk_discard(node, size / 2, MIN(size - size / 2, (uint64_t)200000));
+    (void)blk_flush(node);
+    if (size < UINT64_C(1) << 30)
+        (void)blk_resize(node, size + 65536, BLK_PREALLOC_OFF, NULL);
+    walk(node);
+}
+
+/* Grains of megabytes cost a hundred times what others do and teach nothing new. */
+static bool costly(const uint8_t *image, size_t size)
+{
+    return size >= 512 && load_le32(image) == UINT32_C(0x564d444b) &&
+           load_le64(image + AT_GRAIN) > 256;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    if (size < 2 || size > 1 << 20)
+        return 0;
+    if (costly(data + 2, size - 2))
+        return -1; /* not for the corpus */
+    unsigned how = data[0];
+    struct blk_open_args args = {
+        .image_opts = true,
+        .follow = BLK_FOLLOW_NONE,
+        .flags = BLK_OPEN_NO_BACKING | (how & 1 ? BLK_OPEN_RDWR | BLK_OPEN_UNMAP : 0) |
+                 (how & 2 ? BLK_OPEN_REPAIR : 0) | (how & 4 ? BLK_OPEN_NO_IO : 0),
+    };
+    struct blk_check result;
+    struct blk_info info;
+    struct blk_node *node;
+
+    blk_on_warning(quiet, NULL);
+    fill_memory(data + 2, size - 2);
+    if (blk_open("driver=vmdk,file=bytes,discard=unmap", &args, &node, NULL) == 0) {
+        if (blk_info(node, &info, NULL) == 0)
+            blk_info_free(&info);
+        walk(node);
+        if (how & 8)
+            (void)blk_check(node, how & 1 ? (how >> 4) & 3 : 0, &result, NULL, NULL);
+        if ((how & 7) == 1)
+            change(node, how >> 4);
+        blk_close(node, NULL);
+    }
+    return 0;
+}
+
+/* ---- the mutator ---------------------------------------------------------------------------------- */
+
+struct victim {
+    uint8_t *image;
+    size_t size;
+    uint64_t random;
+};
+
+static uint64_t number(struct victim *v)
+{
+    /* xorshift */
+    v->random ^= v->random << 13;
+    v->random ^= v->random >> 7;
+    v->random ^= v->random << 17;
+    return v->random;
+}
+
+static uint64_t below(struct victim *v, uint64_t limit)
+{
+    return number(v) % limit;
+}
+
+/* A sector of the file, sometimes one past its end. */
+static uint64_t some_sector(struct victim *v)
+{
+    return below(v, v->size / 512 + 2);
+}
+
+static uint64_t some_number(struct victim *v)
+{
+    static const uint64_t limits[] = { 0,
+                                       1,
+                                       2,
+                                       127,
+                                       128,
+                                       129,
+                                       512,
+                                       21,
+                                       UINT32_MAX,
+                                       UINT64_C(1) << 32,
+                                       2 * 65536 - 12,
+                                       INT64_MAX,
+                                       UINT64_MAX };
+
+    switch (below(v, 4)) {
+    case 0:
+        return limits[below(v, ARRAY_SIZE(limits))];
+    case 1:
+        return (UINT64_C(1) << below(v, 64)) - below(v, 3);
+    case 2:
+        return some_sector(v);
+    default:
+        return below(v, 1000);
+    }
+}
+
+static void change_field(struct victim *v)
+{
+    static const struct {
+        uint8_t at, size;
+    } field[] = {
+        { 4, 4 },
+        { 8, 4 },
+        { AT_CAPACITY, 8 },
+        { AT_GRAIN, 8 },
+        { AT_DESC, 8 },
+        { AT_DESC + 8, 8 },
+        { AT_GT_ENTRIES, 4 },
+        { AT_RGD, 8 },
+        { AT_GD, 8 },
+        { AT_OVERHEAD, 8 },
+        { 77, 2 },
+    };
+    size_t i = below(v, ARRAY_SIZE(field));
+    uint8_t *at = v->image + field[i].at;
+    uint64_t value = some_number(v);
+
+    if (field[i].size == 8)
+        store_le64(at, value);
+    else if (field[i].size == 4)
+        store_le32(at, (uint32_t)value);
+    else
+        store_le16(at, (uint16_t)value);
+}
+
+/* An entry of a directory, or of a table that one names. */
+static void change_entry(struct victim *v)
+{
+    uint64_t at = load_le64(v->image + (below(v, 2) ? AT_GD : AT_RGD)) * 512 + 4 * below(v, 4);
+
+    if (below(v, 3) && at + 4 <= v->size)
+        at = load_le32(v->image + at) * UINT64_C(512) + 4 * below(v, below(v, 2) ? 8 : 512);
+    if (at > v->size - 4)
+        return;
+    store_le32(v->image + at, (uint32_t)(below(v, 3) ? some_sector(v) : some_number(v)));
+}
+
+/* Any sector may begin with a marker. */
+static void change_marker(struct victim *v)
+{
+    uint64_t at = some_sector(v) * 512;
+
+    if (at + 16 > v->size)
+        return;
+    if (below(v, 2))
+        store_le64(v->image + at, some_number(v));
+    else
+        store_le32(v->image + at + (below(v, 2) ? 8 : 12), (uint32_t)some_number(v));
+}
+
+static void copy_sectors(struct victim *v)
+{
+    uint64_t from = some_sector(v) * 512, to = some_sector(v) * 512, len = 512 * (1 + below(v, 4));
+
+    if (from + len <= v->size && to + len <= v->size)
+        memmove(v->image + to, v->image + from, len);
+}
+
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed)
+{
+    struct victim v = {
+        .image = data + 2,
+        .size = size > 2 ? size - 2 : 0,
+        .random = seed * UINT64_C(0x9e3779b97f4a7c15) + 1,
+    };
+
+    if (v.size < 512 || below(&v, 2))
+        return LLVMFuzzerMutate(data, size, max);
+    for (uint64_t n = 1 + below(&v, 3); n > 0; n--)
+        switch (below(&v, 8)) {
+        case 0:
+            data[0] = (uint8_t)number(&v);
+            break;
+        case 1:
+        case 2:
+            change_field(&v);
+            break;
+        case 3:
+            copy_sectors(&v);
+            break;
+        case 4:
+            change_marker(&v);
+            break;
+        default:
+            change_entry(&v);
+            break;
+        }
+    return size;
+}
