@@ -62,6 +62,8 @@ int table_cache_collect(struct table_cache *c, struct table_batch **out);
 /* Without the lock: writes the batch, neighbours together. */
 int table_batch_write(struct table_batch *b);
 bool table_batch_empty(const struct table_batch *b);
+/* Table number i of the batch, in order of offset, for those who write it another way; NULL past the last. */
+const void *table_batch_at(const struct table_batch *b, unsigned i, uint64_t *offset);
 /* Without the lock: ends the write-back; ok false: the tables are dirty again. */
 void table_batch_finish(struct table_batch *b, bool ok);
 
