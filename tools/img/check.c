@@ -167,7 +167,7 @@ static int check(const struct check *o, const char *filename)
         .cache = o->cache,
         .image_opts = o->image_opts,
         .flags = BLK_OPEN_NO_BACKING | BLK_OPEN_QUIET | (o->share ? BLK_OPEN_SHARED : 0) |
-                 BLK_OPEN_REPAIR | (fix ? BLK_OPEN_RDWR | BLK_OPEN_RESIZE : 0),
+                 BLK_OPEN_REPAIR | (fix ? BLK_OPEN_RDWR | BLK_OPEN_RESIZE | BLK_OPEN_UNMAP : 0),
     };
     struct blk_node *node = image_open(&spec);
     if (!node)

@@ -100,7 +100,7 @@ static int resize(const struct resize *o, const char *filename, const char *text
         .name = filename,
         .format = o->format,
         .image_opts = o->image_opts,
-        .flags = BLK_OPEN_RDWR | BLK_OPEN_RESIZE | (o->quiet ? BLK_OPEN_QUIET : 0),
+        .flags = BLK_OPEN_RDWR | BLK_OPEN_RESIZE | BLK_OPEN_UNMAP | (o->quiet ? BLK_OPEN_QUIET : 0),
     };
     struct blk_node *node = image_open(&spec);
     if (!node)
