@@ -9,6 +9,7 @@ extern const struct driver qcow2_driver;
 extern const struct driver vdi_driver;
 extern const struct driver vpc_driver;
 extern const struct driver nbd_driver; /* nbd/ */
+extern const struct driver vhdx_driver;
 
 const struct driver *const driver_table[] = {
     /* protocols */
@@ -32,5 +33,6 @@ const struct driver *const driver_table[] = {
     &qcow2_driver,
     &vdi_driver,
     &vpc_driver,
+    &vhdx_driver,
     NULL,
 };
