@@ -40,16 +40,23 @@ static int load_piece(struct vhdx *v, uint64_t at, size_t len, uint8_t *piece)
     return ret;
 }
 
-int vhdx_bat_load(struct vhdx *v, struct error **err)
+int vhdx_bat_check(struct vhdx *v, struct error **err)
 {
     uint64_t bytes = v->entries * 8, end = MAX(blk_size(v->file), v->replay.last);
-    int ret = 0;
 
     if (!range_inside(v->regions.bat.offset, bytes, end))
         return error_set(err, EINVAL,
                          "%s: the BAT, %" PRIu64 " bytes at %" PRIu64
                          ", is not inside the file, which has %" PRIu64 " bytes",
                          blk_filename(v->file), bytes, v->regions.bat.offset, end);
+    return 0;
+}
+
+int vhdx_bat_load(struct vhdx *v, struct error **err)
+{
+    uint64_t bytes = v->entries * 8;
+    int ret = 0;
+
     free(v->bat);
     bitmap_free(&v->bat_dirty);
     v->bat = calloc(v->entries ? v->entries : 1, sizeof(*v->bat));

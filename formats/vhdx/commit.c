@@ -200,12 +200,15 @@ static int write_pages(struct vhdx *v, const struct commit *c)
 static int commit_pending(struct vhdx *v)
 {
     struct commit c = { 0 };
+    bool stuck = v->log_stuck;
     int ret = take(v, &c);
 
     if (ret == 0)
         ret = write_pages(v, &c);
-    if (ret < 0)
+    if (ret < 0) {
         put_back(v, &c);
+        v->log_stuck = stuck; /* these pages are dirty again, the next commit writes them */
+    }
     if (c.bits)
         table_batch_finish(c.bits, ret == 0);
     if (ret == 0)

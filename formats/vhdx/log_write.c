@@ -73,16 +73,12 @@ static int write_entry(struct vhdx *v, const struct vhdx_guid *guid, const struc
 }
 
 /* The entry is durable, and the header names the log. */
-static int make_valid(struct vhdx *v, const struct vhdx_guid *guid)
+static int make_valid(struct vhdx *v)
 {
-    struct vhdx_header *h = &v->headers.current;
-
-    if (!guid_zero(&h->log))
+    if (v->log_named)
         return blk_flush(v->file);
-    h->log = *guid;
     int ret = vhdx_header_write(v->file, &v->headers);
-    if (ret < 0)
-        h->log = (struct vhdx_guid){ { 0 } };
+    v->log_named = ret == 0;
     return ret;
 }
 
@@ -97,27 +93,38 @@ static int write_in_place(struct vhdx *v, const struct vhdx_page *pages, size_t 
     return 0;
 }
 
+/* A log with a name of its own, which the header does not know yet. */
+static int begin_log(struct vhdx *v)
+{
+    v->log_at = 0;
+    v->log_sequence = 1;
+    v->log_named = false;
+    return vhdx_guid_new(&v->headers.current.log);
+}
+
 int vhdx_log_pages(struct vhdx *v, const struct vhdx_page *pages, size_t count)
 {
-    struct vhdx_guid guid = v->headers.current.log;
+    struct vhdx_header *h = &v->headers.current;
     size_t length = align_up(LOG_HEADER + count * LOG_DESCRIPTOR, VHDX_PAGE) + count * VHDX_PAGE;
-    int ret = blk_flush(v->file);
+    int ret = v->log_stuck ? -EIO : blk_flush(v->file);
 
-    if (ret == 0 && guid_zero(&guid)) {
-        v->log_at = 0;
-        v->log_sequence = 1;
-        ret = vhdx_guid_new(&guid);
+    if (ret == 0 && guid_zero(&h->log))
+        ret = begin_log(v);
+    if (ret == 0)
+        ret = write_entry(v, &h->log, pages, count);
+    bool tried = ret == 0 && !v->log_named;
+    if (ret == 0)
+        ret = make_valid(v);
+    /* A header that could not be written may be there all the same, and relies on the first entry. */
+    if (ret == 0 || tried) {
+        v->log_at = (v->log_at + length) % h->log_length;
+        v->log_sequence++;
     }
-    if (ret == 0)
-        ret = write_entry(v, &guid, pages, count);
-    if (ret == 0)
-        ret = make_valid(v, &guid);
     if (ret < 0)
         return ret;
-    /* From here on the entry is what a crash comes back to. */
-    v->log_at = (v->log_at + length) % v->headers.current.log_length;
-    v->log_sequence++;
-    return write_in_place(v, pages, count);
+    ret = write_in_place(v, pages, count);
+    v->log_stuck = ret < 0;
+    return ret;
 }
 
 int vhdx_log_close(struct vhdx *v)
@@ -125,6 +132,8 @@ int vhdx_log_close(struct vhdx *v)
     struct vhdx_header *h = &v->headers.current;
     struct vhdx_guid old = h->log;
 
+    if (v->log_stuck)
+        return -EIO; /* whoever opens it next replays it */
     if (guid_zero(&old))
         return 0;
     h->log = (struct vhdx_guid){ { 0 } };

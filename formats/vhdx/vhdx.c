@@ -206,6 +206,8 @@ int vhdx_load(struct vhdx *v, struct error **err)
         ret = vhdx_regions_read(v, err);
     if (ret == 0)
         ret = vhdx_metadata_read(v, err);
+    if (ret == 0)
+        ret = vhdx_bat_check(v, err);
     if (ret < 0 || no_bat(v))
         return ret;
     ret = vhdx_bat_load(v, err);

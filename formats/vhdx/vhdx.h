@@ -203,6 +203,8 @@ struct vhdx {
     /* under commit_lock */
     uint64_t log_at;       /* where in the log the next entry goes */
     uint64_t log_sequence; /* its number */
+    bool log_stuck; /* the newest entry is not in its place, and nobody will write it there */
+    bool log_named; /* the header on the disk names the log for certain */
 };
 
 /* ---- geometry ------------------------------------------------------------------------------------------ */
@@ -262,6 +264,8 @@ int vhdx_read(struct vhdx *v, uint64_t offset, void *buf, size_t len);
 
 /* ---- bat.c ----------------------------------------------------------------------------------------------- */
 
+/* It lies in the file. */
+int vhdx_bat_check(struct vhdx *v, struct error **err);
 int vhdx_bat_load(struct vhdx *v, struct error **err);
 /* The lock is exclusive. */
 void vhdx_bat_set(struct vhdx *v, uint64_t index, uint64_t entry);
