@@ -347,7 +347,7 @@ static inline int guest_operate(struct guest *g, struct blk_node *n, unsigned op
     if (kind == 15 && rand_r(&g->seed) % 2) {
         /* A tail that the guest does not use comes and goes, and tables with it. */
         uint64_t tail = (uint64_t)rand_r(&g->seed) % 64 * (g->c->disk / 16);
-        if (is_vhdx(g->c))
+        if (is_vhdx(g->c) && !strstr(g->c->create, "fixed"))
             tail <<= 14; /* so that the BAT has to move */
         int ret = blk_resize(n, g->c->disk + tail, BLK_PREALLOC_OFF, NULL);
         return ret == -ENOTSUP ? 0 : ret; /* version 2 with snapshots */
