@@ -232,7 +232,7 @@ static void complain(const struct cut *t, const char *what, const char *more)
 /* A vhdx relies on the file's length, which is not in the log. */
 static uint64_t file_length(const struct cut *t)
 {
-    return is_vhdx(t->r->c) ? t->d->room : t->d->size;
+    return is_vhdx(t->r->c) ? t->d->room + (64 << 20) : t->d->size;
 }
 
 /* A marked image is to be repaired before it counts: by qemu-img here. */
@@ -384,7 +384,7 @@ static void cut_everywhere(struct run *r, const struct log *l, unsigned points,
     for (size_t i = 0; i < l->count; i++) {
         const struct entry *e = &l->entries[i];
         struct disk *f = &flushed[e->file];
-        f->room = MAX(f->room, e->offset + e->length + (is_vhdx(r->c) ? 10 << 20 : 1 << 20));
+        f->room = MAX(f->room, e->offset + e->length + (1 << 20));
     }
     for (int f = 0; f < 2; f++) {
         d[f] = flushed[f];
