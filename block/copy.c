@@ -25,6 +25,7 @@
 #define DEFAULT_MEMORY (UINT64_C(64) << 20)
 #define PIECE          (UINT64_C(512) << 10)
 #define MAX_WORKERS    64u
+#define LARGEST_PIECE  (UINT64_C(2) << 20)
 #define ZERO_PIECE     (UINT64_C(1) << 30)
 #define SALVAGE_STEP   512
 #define NAP_NS         50000000L
@@ -501,6 +502,9 @@ static void plan(struct copy *c)
     c->granule = c->compress && l.max_compressed ? l.max_compressed : l.cluster_size;
     if (!c->granule)
         c->granule = 4096;
+    /* Formats with larger units do not fill up a whole one for a part of it. */
+    if (!a->compress && c->granule > LARGEST_PIECE)
+        c->granule = PIECE;
     c->workers = a->workers ? a->workers : usable_cores();
     c->workers = MIN(c->workers, MAX_WORKERS);
     c->piece = MAX(PIECE, c->granule);

@@ -357,6 +357,14 @@ bool table_batch_empty(const struct table_batch *b)
     return b->count == 0;
 }
 
+const void *table_batch_at(const struct table_batch *b, unsigned i, uint64_t *offset)
+{
+    if (i >= b->count)
+        return NULL;
+    *offset = b->at[i].offset;
+    return b->copy + (size_t)i * b->c->size;
+}
+
 /* Tables that lie one behind the other, from number k on. */
 static unsigned neighbours(const struct table_batch *b, const uint64_t *places, unsigned k)
 {

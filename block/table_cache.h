@@ -66,6 +66,8 @@ int table_batch_write(struct table_batch *b);
 int table_batch_write_at(struct table_batch *b, uint64_t (*where)(void *opaque, uint64_t offset),
                          void *opaque);
 bool table_batch_empty(const struct table_batch *b);
+/* Table number i of the batch, in order of offset, for those who write it another way; NULL past the last. */
+const void *table_batch_at(const struct table_batch *b, unsigned i, uint64_t *offset);
 /* Without the lock: ends the write-back; ok false: the tables are dirty again. */
 void table_batch_finish(struct table_batch *b, bool ok);
 

@@ -10,6 +10,7 @@ extern const struct driver vdi_driver;
 extern const struct driver vpc_driver;
 extern const struct driver vmdk_driver;
 extern const struct driver nbd_driver; /* nbd/ */
+extern const struct driver vhdx_driver;
 
 const struct driver *const driver_table[] = {
     /* protocols */
@@ -34,5 +35,6 @@ const struct driver *const driver_table[] = {
     &vdi_driver,
     &vpc_driver,
     &vmdk_driver,
+    &vhdx_driver,
     NULL,
 };

@@ -85,7 +85,17 @@ static const struct disk_case disk_cases[] = {
     { "vmdk, backing", "vmdk", "", true, false, 65536, 4 << 20, 400 },
     { "vmdk, zeroed grains, backing", "vmdk", "zeroed_grain=on", true, false, 65536, 4 << 20, 400 },
     { "vmdk, stream", "vmdk", "subformat=streamOptimized", false, true, 65536, 2 << 20, 300 },
+    { "vhdx", "vhdx", "block_size=1M", false, false, 1 << 20, 4 << 20, 80 },
+    { "vhdx, fixed", "vhdx", "block_size=1M,subformat=fixed", false, false, 1 << 20, 4 << 20, 80 },
+    { "vhdx, parent", "vhdx", "block_size=1M", true, false, 1 << 20, 4 << 20, 80 },
+    { "vhdx, parent, 4k sectors", "vhdx", "block_size=2M,logical_sector_size=4096", true, false,
+      2 << 20, 4 << 20, 80 },
 };
+
+static inline bool is_vhdx(const struct disk_case *c)
+{
+    return !strcmp(c->format, "vhdx");
+}
 
 /* DISK_CASE in the environment: only the cases with this in their names. */
 static inline bool case_wanted(const struct disk_case *c)
@@ -341,6 +351,8 @@ static inline int guest_operate(struct guest *g, struct blk_node *n, unsigned op
     if (kind == 15 && rand_r(&g->seed) % 2) {
         /* A tail that the guest does not use comes and goes, and tables with it. */
         uint64_t tail = (uint64_t)rand_r(&g->seed) % 64 * (g->c->disk / 16);
+        if (is_vhdx(g->c) && !strstr(g->c->create, "fixed"))
+            tail <<= 14; /* so that the BAT has to move */
         int ret = blk_resize(n, g->c->disk + tail, BLK_PREALLOC_OFF, NULL);
         return ret == -ENOTSUP ? 0 : ret; /* version 2 with snapshots */
     }
@@ -466,7 +478,9 @@ static inline void convert_base(const struct disk_case *c, const char *raw, cons
 {
     struct blk_create_args args = { .filename = base,
                                     .format = c->format,
-                                    .options = strcmp(c->format, "vpc") ? NULL : "force_size=on",
+                                    .options = is_vhdx(c)                 ? c->create
+                                               : strcmp(c->format, "vpc") ? NULL
+                                                                          : "force_size=on",
                                     .size_given = true,
                                     .size = c->disk };
     assert_int_equal(blk_create(&args, NULL, NULL), 0);

@@ -229,6 +229,12 @@ static void complain(const struct cut *t, const char *what, const char *more)
              t->entry, t->v, what, more ? more : "");
 }
 
+/* A vhdx relies on the file's length, which is not in the log. */
+static uint64_t file_length(const struct cut *t)
+{
+    return is_vhdx(t->r->c) ? t->d->room + (64 << 20) : t->d->size;
+}
+
 /* A marked image is to be repaired before it counts: by qemu-img here. */
 static void foreign_check(const struct cut *t, bool dirty)
 {
@@ -241,6 +247,7 @@ static void foreign_check(const struct cut *t, bool dirty)
     assert_non_null(f);
     assert_int_equal(fwrite(t->d->bytes, 1, t->d->size, f), t->d->size);
     fclose(f);
+    assert_int_equal(truncate(path("cut"), (off_t)file_length(t)), 0);
     /* There, since qemu-img looks for a data file in its working directory. */
     snprintf(cmd, sizeof(cmd), "cd %s && qemu-img check -q %s -f %s cut > check.log 2>&1", dir,
              dirty ? "-r all" : "", t->r->c->format);
@@ -326,6 +333,7 @@ static bool judge(const struct cut *t, const struct allowed *sure, size_t settle
 
     struct blk_node *mem = must_open_opts("driver=memory,node-name=cut,size=0", BLK_OPEN_RDWR);
     assert_int_equal(blk_write(mem, 0, t->d->bytes, t->d->size, 0), 0);
+    assert_int_equal(blk_resize(mem, file_length(t), BLK_PREALLOC_OFF, NULL), 0);
     struct blk_node *data = must_open_opts("driver=memory,node-name=cutdata,size=0", BLK_OPEN_RDWR);
     /* How long it was is not in its log. */
     assert_int_equal(blk_write(data, 0, t->d[1].bytes, t->d[1].room, 0), 0);
@@ -409,8 +417,10 @@ static void cut_everywhere(struct run *r, const struct log *l, unsigned points,
             bool dirty;
             result->leaky += judge(&t, sure, settled, &dirty);
             result->dirty += dirty;
-            /* qemu-img knows VDI blocks of 1 MiB only, and calls room made ahead an error. */
-            if (have_qemu && strcmp(r->c->format, "vdi") && result->images++ % 40 == 0)
+            /* qemu-img knows VDI blocks of 1 MiB only, and calls room made ahead an error; and no vhdx with a
+             * parent. */
+            bool known = strcmp(r->c->format, "vdi") && !(is_vhdx(r->c) && r->c->backing);
+            if (have_qemu && known && result->images++ % 40 == 0)
                 foreign_check(&t, dirty);
         }
     }
