@@ -33,7 +33,7 @@ static void say(struct vcheck *c, const char *prefix, const char *fmt, va_list a
     c->hooks->message(c->hooks->opaque, all ? all : prefix);
 }
 
-void vcheck_say(struct vcheck *c, const char *fmt, ...)
+void vhdx_check_say(struct vcheck *c, const char *fmt, ...)
 {
     va_list args;
 
@@ -42,7 +42,7 @@ void vcheck_say(struct vcheck *c, const char *fmt, ...)
     va_end(args);
 }
 
-bool vcheck_corrupt(struct vcheck *c, const char *fmt, ...)
+bool vhdx_check_corrupt(struct vcheck *c, const char *fmt, ...)
 {
     bool mend = c->fix & BLK_FIX_ERRORS;
     va_list args;
@@ -89,15 +89,15 @@ static int check_copies(struct vcheck *c)
     int ret = 0;
 
     for (unsigned i = 0; i < 2 && ret == 0; i++)
-        if (v->headers.damaged[i] && vcheck_corrupt(c, "header %u: it is not valid", i + 1))
-            ret = vcheck_mend_header(c);
+        if (v->headers.damaged[i] && vhdx_check_corrupt(c, "header %u: it is not valid", i + 1))
+            ret = vhdx_check_mend_header(c);
     for (unsigned i = 0; i < 2 && ret == 0; i++)
         if (v->regions.damaged[i] &&
-            vcheck_corrupt(c, "region table %u: it is not valid, or not like the first", i + 1))
-            ret = vcheck_mend_regions(c);
+            vhdx_check_corrupt(c, "region table %u: it is not valid, or not like the first", i + 1))
+            ret = vhdx_check_mend_regions(c);
     if (v->dirty)
-        vcheck_say(c, "The log holds changes that are not in their places yet; the next writer "
-                      "replays it");
+        vhdx_check_say(c, "The log holds changes that are not in their places yet; the next writer "
+                          "replays it");
     return ret;
 }
 
@@ -119,18 +119,18 @@ static int check_stored(struct vcheck *c, uint64_t block, uint64_t index, uint64
 
     c->out->allocated_clusters++;
     if (!inside) {
-        if (vcheck_corrupt(c,
-                           "block %" PRIu64 ": it is mapped to %#" PRIx64
-                           ", not in the file or in its header",
-                           block, host))
-            vcheck_drop_block(c, index);
+        if (vhdx_check_corrupt(c,
+                               "block %" PRIu64 ": it is mapped to %#" PRIx64
+                               ", not in the file or in its header",
+                               block, host))
+            vhdx_check_drop_block(c, index);
         return 0;
     }
     if (!is_free(c, unit, MIN(block_units(v), c->units - unit))) {
-        bool mend = vcheck_corrupt(
+        bool mend = vhdx_check_corrupt(
             c, "block %" PRIu64 ": it is mapped to %#" PRIx64 ", where something else lies", block,
             host);
-        return mend ? vcheck_move_block(c, index) : 0;
+        return mend ? vhdx_check_move_block(c, index) : 0;
     }
     use(c, unit, block_units(v));
     return 0;
@@ -143,13 +143,14 @@ static int check_entry(struct vcheck *c, uint64_t block, uint64_t *expected)
     uint64_t need = MIN((uint64_t)v->meta.block_size, v->meta.size - (block << v->block_bits));
 
     if (!state_known(v, entry)) {
-        if (vcheck_corrupt(c, "block %" PRIu64 ": its BAT entry is %#" PRIx64, block, entry))
-            vcheck_drop_block(c, index);
+        if (vhdx_check_corrupt(c, "block %" PRIu64 ": its BAT entry is %#" PRIx64, block, entry))
+            vhdx_check_drop_block(c, index);
         return 0;
     }
     if ((entry & BAT_RESERVED) &&
-        vcheck_corrupt(c, "block %" PRIu64 ": reserved bits of its BAT entry are set: %#" PRIx64,
-                       block, entry)) {
+        vhdx_check_corrupt(c,
+                           "block %" PRIu64 ": reserved bits of its BAT entry are set: %#" PRIx64,
+                           block, entry)) {
         vhdx_bat_set(v, index, entry & ~BAT_RESERVED);
         c->changed = true;
     }
@@ -180,10 +181,10 @@ static void check_bitmaps(struct vcheck *c, uint64_t blocks)
         if (!needed)
             continue;
         c->out->corruptions++; /* which sectors were here, nobody knows any more */
-        vcheck_say(c,
-                   "ERROR the sector bitmap of the blocks from %" PRIu64
-                   " on is not there: its BAT entry is %#" PRIx64,
-                   b, entry);
+        vhdx_check_say(c,
+                       "ERROR the sector bitmap of the blocks from %" PRIu64
+                       " on is not there: its BAT entry is %#" PRIx64,
+                       b, entry);
     }
 }
 
@@ -240,10 +241,10 @@ static int check_leaks(struct vcheck *c)
         if (ret < 0 || leaks == 0)
             continue;
         bool mend = c->fix & BLK_FIX_LEAKS;
-        vcheck_say(c, "%s %" PRIu64 " MiB at %#" PRIx64 " that nothing refers to",
-                   mend ? "Repairing" : "Leaked", leaks, from * VHDX_MIB);
+        vhdx_check_say(c, "%s %" PRIu64 " MiB at %#" PRIx64 " that nothing refers to",
+                       mend ? "Repairing" : "Leaked", leaks, from * VHDX_MIB);
         if (mend)
-            ret = vcheck_punch(c, from, to - from);
+            ret = vhdx_check_punch(c, from, to - from);
         if (mend)
             c->out->leaks_fixed += leaks;
         else
@@ -270,7 +271,7 @@ static int check(struct vcheck *c)
     if (ret == 0)
         ret = check_bat(c);
     if (ret == 0 && c->changed)
-        ret = vcheck_write_back(c);
+        ret = vhdx_check_write_back(c);
     c->out->image_end_offset = c->end * VHDX_MIB;
     /* While entries are wrong, nobody knows what is not referred to. */
     if (ret == 0 && !c->out->corruptions)

@@ -10,12 +10,12 @@
 #include "vhdx_check.h"
 
 /* The copy that is written is the damaged one, and it comes into force. */
-int vcheck_mend_header(struct vcheck *c)
+int vhdx_check_mend_header(struct vcheck *c)
 {
     return vhdx_header_write(c->v->file, &c->v->headers);
 }
 
-int vcheck_mend_regions(struct vcheck *c)
+int vhdx_check_mend_regions(struct vcheck *c)
 {
     struct vhdx_regions *r = &c->v->regions;
     unsigned good = r->damaged[0];
@@ -72,7 +72,7 @@ static int follow_end(struct vcheck *c)
     return 0;
 }
 
-int vcheck_move_block(struct vcheck *c, uint64_t index)
+int vhdx_check_move_block(struct vcheck *c, uint64_t index)
 {
     struct vhdx *v = c->v;
     uint64_t entry = v->bat[index], unit = c->units;
@@ -89,13 +89,13 @@ int vcheck_move_block(struct vcheck *c, uint64_t index)
     return 0;
 }
 
-void vcheck_drop_block(struct vcheck *c, uint64_t index)
+void vhdx_check_drop_block(struct vcheck *c, uint64_t index)
 {
     vhdx_bat_set(c->v, index, BLOCK_ZERO);
     c->changed = true;
 }
 
-int vcheck_punch(struct vcheck *c, uint64_t unit, uint64_t count)
+int vhdx_check_punch(struct vcheck *c, uint64_t unit, uint64_t count)
 {
     struct vhdx *v = c->v;
     uint64_t from = unit * VHDX_MIB, size = blk_size(v->file);
@@ -106,7 +106,7 @@ int vcheck_punch(struct vcheck *c, uint64_t unit, uint64_t count)
     return blk_zero(v->file, from, len, BLK_MAY_UNMAP);
 }
 
-int vcheck_write_back(struct vcheck *c)
+int vhdx_check_write_back(struct vcheck *c)
 {
     int ret = vhdx_commit(c->v, true);
 

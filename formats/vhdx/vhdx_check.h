@@ -16,19 +16,20 @@ struct vcheck {
     bool changed;       /* entries in memory */
 };
 
-void vcheck_say(struct vcheck *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void vhdx_check_say(struct vcheck *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* One finding that counts as a corruption; true: it is to be mended. */
-bool vcheck_corrupt(struct vcheck *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+bool vhdx_check_corrupt(struct vcheck *c, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
 
-int vcheck_mend_header(struct vcheck *c);
-int vcheck_mend_regions(struct vcheck *c);
+int vhdx_check_mend_header(struct vcheck *c);
+int vhdx_check_mend_regions(struct vcheck *c);
 /* The block gets storage of its own, with what it reads now. */
-int vcheck_move_block(struct vcheck *c, uint64_t index);
+int vhdx_check_move_block(struct vcheck *c, uint64_t index);
 /* Nothing useful is there: the block reads as zeroes. */
-void vcheck_drop_block(struct vcheck *c, uint64_t index);
+void vhdx_check_drop_block(struct vcheck *c, uint64_t index);
 /* [unit, unit + count) is given back. */
-int vcheck_punch(struct vcheck *c, uint64_t unit, uint64_t count);
+int vhdx_check_punch(struct vcheck *c, uint64_t unit, uint64_t count);
 /* What was changed in memory becomes durable. */
-int vcheck_write_back(struct vcheck *c);
+int vhdx_check_write_back(struct vcheck *c);
 
 #endif

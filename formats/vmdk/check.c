@@ -30,7 +30,7 @@
 #include "base/macros.h"
 #include "base/round.h"
 
-void vcheck_say(struct vcheck *c, const char *fmt, ...)
+void vmdk_check_say(struct vcheck *c, const char *fmt, ...)
 {
     enum { MAX_MESSAGES = 1000 };
     char text[320];
@@ -48,7 +48,7 @@ void vcheck_say(struct vcheck *c, const char *fmt, ...)
     c->hooks->message(c->hooks->opaque, text);
 }
 
-int vcheck_write(struct vcheck *c, uint64_t offset, const void *buf, size_t len)
+int vmdk_check_write(struct vcheck *c, uint64_t offset, const void *buf, size_t len)
 {
     int ret = blk_write(c->e->file, offset, buf, len, 0);
 
@@ -64,14 +64,14 @@ static int out_of_memory(struct vcheck *c)
     return error_set(c->err, ENOMEM, "out of memory for the check");
 }
 
-bool vcheck_fixes(struct vcheck *c, unsigned what)
+bool vmdk_check_fixes(struct vcheck *c, unsigned what)
 {
     return c->fix & what;
 }
 
 /* ---- used space ---------------------------------------------------------------------------------------- */
 
-bool vcheck_inside(const struct vcheck *c, uint64_t offset, uint64_t len)
+bool vmdk_check_inside(const struct vcheck *c, uint64_t offset, uint64_t len)
 {
     return range_inside(offset, len, c->file_len);
 }
@@ -108,12 +108,12 @@ static uint64_t grain_length(struct vcheck *c, uint64_t guest, uint64_t offset, 
     uint8_t marker[GRAIN_MARKER];
 
     *why = "lies beyond the end of the file";
-    if (!vcheck_inside(c, offset, 1))
+    if (!vmdk_check_inside(c, offset, 1))
         return 0;
     if (!e->compressed)
         return e->grain;
     *why = "has no marker";
-    if (!vcheck_inside(c, offset, GRAIN_MARKER) ||
+    if (!vmdk_check_inside(c, offset, GRAIN_MARKER) ||
         blk_read(e->file, offset, marker, sizeof(marker), 0) < 0)
         return 0;
     if (!e->markers)
@@ -125,7 +125,7 @@ static uint64_t grain_length(struct vcheck *c, uint64_t guest, uint64_t offset, 
     if (load_le64(marker) * SECTOR != guest)
         return 0;
     *why = "reaches beyond the end of the file";
-    return vcheck_inside(c, offset, len) ? len : 0;
+    return vmdk_check_inside(c, offset, len) ? len : 0;
 }
 
 /* A copy of its own for an entry that shares its grain; 0 bytes: it cannot have one. */
@@ -145,7 +145,7 @@ static int copy_grain(struct vcheck *c, uint64_t offset, uint64_t *to)
     if (ret < 0)
         return error_set(c->err, -ret, "%s: could not read the grain at %" PRIu64 ": %s",
                          blk_filename(e->file), offset, strerror(-ret));
-    ret = vcheck_write(c, *to, buf, e->grain);
+    ret = vmdk_check_write(c, *to, buf, e->grain);
     c->end = MAX(c->end, *to + e->grain);
     return ret;
 }
@@ -158,7 +158,7 @@ static int mend_entry(struct vcheck *c, uint8_t *table, const uint8_t *second, u
     uint64_t other, to;
     uint32_t entry = 0;
 
-    if (!vcheck_fixes(c, BLK_FIX_ERRORS))
+    if (!vmdk_check_fixes(c, BLK_FIX_ERRORS))
         return 0;
     if (second && grain_at(c->e, second, k, &other) == GRAIN_DATA && other != offset) {
         uint64_t len = grain_length(c, guest, other, &why);
@@ -191,8 +191,8 @@ static int check_entry(struct vcheck *c, uint8_t *table, const uint8_t *second, 
     uint64_t len = grain_length(c, guest, offset, &why);
     if (len == 0 || offset < SECTOR) {
         c->out->corruptions++;
-        vcheck_say(c, "ERROR guest offset %#" PRIx64 ": its grain at %#" PRIx64 " %s",
-                   e->start + guest, offset, len ? "lies on the header" : why);
+        vmdk_check_say(c, "ERROR guest offset %#" PRIx64 ": its grain at %#" PRIx64 " %s",
+                       e->start + guest, offset, len ? "lies on the header" : why);
         return mend_entry(c, table, second, k, guest, offset, false, changed);
     }
     if (e->kind == EXTENT_SE)
@@ -200,9 +200,9 @@ static int check_entry(struct vcheck *c, uint8_t *table, const uint8_t *second, 
     if (is_used(c, offset, len)) {
         bool meta = any_set(&c->meta, offset, len);
         c->out->corruptions++;
-        vcheck_say(c, "ERROR guest offset %#" PRIx64 ": its grain at %#" PRIx64 " %s",
-                   e->start + guest, offset,
-                   meta ? "lies on metadata" : "belongs to another one, too");
+        vmdk_check_say(c, "ERROR guest offset %#" PRIx64 ": its grain at %#" PRIx64 " %s",
+                       e->start + guest, offset,
+                       meta ? "lies on metadata" : "belongs to another one, too");
         return mend_entry(c, table, second, k, guest, offset, !meta, changed);
     }
     use(c, offset, len);
@@ -231,7 +231,7 @@ static int write_table(struct vcheck *c, uint32_t i, const uint8_t *buf)
     struct vmdk_extent *e = c->e;
 
     if (!e->tables)
-        return vcheck_write(c, table_place(e, i), buf, e->gt_size);
+        return vmdk_check_write(c, table_place(e, i), buf, e->gt_size);
     memcpy(e->tables[i], buf, e->gt_size);
     vmdk_table_touch(e, i, e->tables[i]);
     return 0;
@@ -243,10 +243,10 @@ static int check_copy(struct vcheck *c, uint32_t i, const uint8_t *table, const 
     if (!memcmp(table, second, c->e->gt_size))
         return 0;
     c->out->leaks++;
-    vcheck_say(c, "Leaked: the redundant copy of grain table %" PRIu32 " is out of date", i);
+    vmdk_check_say(c, "Leaked: the redundant copy of grain table %" PRIu32 " is out of date", i);
     if (!c->fix)
         return 0;
-    int ret = vcheck_write(c, c->e->rgd[i] * SECTOR, table, c->e->gt_size);
+    int ret = vmdk_check_write(c, c->e->rgd[i] * SECTOR, table, c->e->gt_size);
     c->out->leaks_fixed += ret == 0;
     return ret;
 }
@@ -267,7 +267,7 @@ static int check_table(struct vcheck *c, uint32_t i, uint8_t *table, uint8_t *se
         ret = blk_read(e->file, e->rgd[i] * SECTOR, second, e->gt_size, 0);
     if (ret < 0) {
         c->out->check_errors++;
-        vcheck_say(c, "ERROR grain table %" PRIu32 " cannot be read: %s", i, strerror(-ret));
+        vmdk_check_say(c, "ERROR grain table %" PRIu32 " cannot be read: %s", i, strerror(-ret));
         return 0;
     }
     for (uint32_t k = 0; k < e->gt_entries && guest < e->end - e->start; k++, guest += e->grain) {
@@ -301,14 +301,14 @@ static int check_tables(struct vcheck *c)
 /* A table's place that is not in the file, or used by something else. */
 static bool bad_place(const struct vcheck *c, uint64_t place)
 {
-    return place < SECTOR || !vcheck_inside(c, place, c->e->gt_size) ||
+    return place < SECTOR || !vmdk_check_inside(c, place, c->e->gt_size) ||
            is_used(c, place, c->e->gt_size);
 }
 
 static void use_meta(struct vcheck *c, uint64_t offset, uint64_t len)
 {
     use(c, offset, len);
-    if (len && vcheck_inside(c, offset, len))
+    if (len && vmdk_check_inside(c, offset, len))
         bitmap_set_range(&c->meta, offset / SECTOR, div_round_up(len, SECTOR));
 }
 
@@ -328,10 +328,10 @@ static int check_places(struct vcheck *c, const char *what, uint32_t *gd, const 
             continue;
         }
         c->out->corruptions++;
-        vcheck_say(c,
-                   "ERROR entry %" PRIu32 " of the %s leads to %#" PRIx64 ", where no table can be",
-                   i, what, place);
-        if (vcheck_fixes(c, BLK_FIX_ERRORS)) {
+        vmdk_check_say(
+            c, "ERROR entry %" PRIu32 " of the %s leads to %#" PRIx64 ", where no table can be", i,
+            what, place);
+        if (vmdk_check_fixes(c, BLK_FIX_ERRORS)) {
             gd[i] = other && other[i] && !bad_place(c, other[i] * SECTOR) ? other[i] : 0;
             if (gd == e->gd && gd[i])
                 use_meta(c, gd[i] * SECTOR, e->gt_size);
@@ -357,7 +357,7 @@ static int write_gd(struct vcheck *c, uint64_t sector)
         return out_of_memory(c);
     for (uint32_t i = 0; i < e->gd_entries; i++)
         store_le32(mem + 4 * (size_t)i, gd[i]);
-    return vcheck_write(c, sector * SECTOR, mem, len);
+    return vmdk_check_write(c, sector * SECTOR, mem, len);
 }
 
 static int write_header(struct vcheck *c)
@@ -365,13 +365,13 @@ static int write_header(struct vcheck *c)
     uint8_t sector[512];
 
     vmdk_header_build(&c->e->header, sector);
-    return vcheck_write(c, 0, sector, sizeof(sector));
+    return vmdk_check_write(c, 0, sector, sizeof(sector));
 }
 
 static bool gd_inside(const struct vcheck *c, uint64_t sector)
 {
     return sector && sector <= INT64_MAX / SECTOR &&
-           vcheck_inside(c, sector * SECTOR, (uint64_t)c->e->gd_entries * 4);
+           vmdk_check_inside(c, sector * SECTOR, (uint64_t)c->e->gd_entries * 4);
 }
 
 /* The first directory was so bad that the second was opened. */
@@ -380,8 +380,8 @@ static int mend_first(struct vcheck *c)
     struct vmdk_extent *e = c->e;
 
     c->out->corruptions++;
-    vcheck_say(c, "ERROR the grain directory is bad, the redundant one is good");
-    if (!vcheck_fixes(c, BLK_FIX_ERRORS))
+    vmdk_check_say(c, "ERROR the grain directory is bad, the redundant one is good");
+    if (!vmdk_check_fixes(c, BLK_FIX_ERRORS))
         return 0;
     int ret;
     if (gd_inside(c, e->header.gd)) {
@@ -402,8 +402,8 @@ static int mend_second(struct vcheck *c)
     struct vmdk_extent *e = c->e;
 
     c->out->corruptions++;
-    vcheck_say(c, "ERROR the redundant grain directory is bad");
-    if (!vcheck_fixes(c, BLK_FIX_ERRORS))
+    vmdk_check_say(c, "ERROR the redundant grain directory is bad");
+    if (!vmdk_check_fixes(c, BLK_FIX_ERRORS))
         return 0;
     int ret;
     if (gd_inside(c, e->header.rgd)) {
@@ -472,8 +472,8 @@ static int check_unused(struct vcheck *c, uint64_t from, uint64_t to)
         return 0;
     uint64_t grains = div_round_up(data, c->e->grain);
     c->out->leaks += grains;
-    vcheck_say(c, "Leaked: %#" PRIx64 " to %#" PRIx64 " is not used", from, to);
-    if (!vcheck_fixes(c, BLK_FIX_LEAKS))
+    vmdk_check_say(c, "Leaked: %#" PRIx64 " to %#" PRIx64 " is not used", from, to);
+    if (!vmdk_check_fixes(c, BLK_FIX_LEAKS))
         return 0;
     int ret = give_back(c, from, to);
     c->out->leaks_fixed += ret == 0 ? grains : 0;
@@ -512,7 +512,7 @@ static int check_stream(struct vcheck *c)
     e->fresh = e->stream_end;
     if (e->footer_lost) {
         c->out->leaks++;
-        vcheck_say(c, "Leaked: the footer is lost, the grains were found by their markers");
+        vmdk_check_say(c, "Leaked: the footer is lost, the grains were found by their markers");
         if (c->fix) {
             e->footer_lost = false;
             e->dirty = true;
@@ -535,7 +535,7 @@ static int check_hosted(struct vcheck *c)
     struct vmdk_extent *e = c->e;
 
     use_meta(c, 0, SECTOR);
-    if (v->embedded && e->kind == EXTENT_HOSTED && vcheck_inside(c, v->desc_offset, 1))
+    if (v->embedded && e->kind == EXTENT_HOSTED && vmdk_check_inside(c, v->desc_offset, 1))
         use_meta(c, v->desc_offset, MIN(v->desc_room, c->file_len - v->desc_offset));
     if (e->tables)
         return check_stream(c);
@@ -582,9 +582,9 @@ static void check_flat(struct vcheck *c)
     if (range_inside(e->flat_offset, e->end - e->start, blk_size(e->file)))
         return;
     c->out->corruptions++;
-    vcheck_say(c,
-               "ERROR extent '%s' has %" PRIu64 " bytes, but %" PRIu64 " at %" PRIu64 " are stated",
-               e->name, blk_size(e->file), e->end - e->start, e->flat_offset);
+    vmdk_check_say(
+        c, "ERROR extent '%s' has %" PRIu64 " bytes, but %" PRIu64 " at %" PRIu64 " are stated",
+        e->name, blk_size(e->file), e->end - e->start, e->flat_offset);
 }
 
 /* The descriptor states how long a sparse extent is, and its header does. */
@@ -597,10 +597,10 @@ static int check_line(struct vcheck *c, size_t i)
         v->desc.lines.at[i].sectors == (e->end - e->start) / SECTOR)
         return 0;
     c->out->leaks++;
-    vcheck_say(c,
-               "Leaked: the descriptor says extent %zu has %" PRIu64
-               " sectors, its header says %" PRIu64,
-               i, v->desc.lines.at[i].sectors, (e->end - e->start) / SECTOR);
+    vmdk_check_say(c,
+                   "Leaked: the descriptor says extent %zu has %" PRIu64
+                   " sectors, its header says %" PRIu64,
+                   i, v->desc.lines.at[i].sectors, (e->end - e->start) / SECTOR);
     if (!c->fix)
         return 0;
     int ret = vmdk_desc_rewrite(v, i, (e->end - e->start) / SECTOR, c->err);

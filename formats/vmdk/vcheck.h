@@ -21,9 +21,9 @@ struct vcheck {
     uint64_t last;            /* where the last grain ended */
 };
 
-void vcheck_say(struct vcheck *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-bool vcheck_fixes(struct vcheck *c, unsigned what);
-bool vcheck_inside(const struct vcheck *c, uint64_t offset, uint64_t len);
-int vcheck_write(struct vcheck *c, uint64_t offset, const void *buf, size_t len);
+void vmdk_check_say(struct vcheck *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+bool vmdk_check_fixes(struct vcheck *c, unsigned what);
+bool vmdk_check_inside(const struct vcheck *c, uint64_t offset, uint64_t len);
+int vmdk_check_write(struct vcheck *c, uint64_t offset, const void *buf, size_t len);
 
 #endif
