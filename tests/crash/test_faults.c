@@ -4,7 +4,7 @@
  * ENOSPC, alone or with all that follow). The image must check with leaks at most and hold for each
  * block what it held at the last good flush or something written later, and no descriptor may stay open.
  *
- * FAULT_STEP in the environment tries every so-manyth request only (default: about 60 for each case).
+ * FAULT_STEP in the environment tries every so-manyth request only (default: some of each case).
  */
 #include <dirent.h>
 
@@ -190,7 +190,7 @@ static unsigned long run_case(const struct disk_case *whole, unsigned seed)
     if (guest_has_data_file(&c))
         assert_int_equal(system(cmd), 0);
     unsigned requests = count_requests(&c, seed);
-    unsigned step = env ? (unsigned)atoi(env) : MAX(requests / 60, 1u);
+    unsigned step = env ? (unsigned)atoi(env) : MAX(requests / SOME, 1u);
     for (unsigned k = 0; k < 4; k++) {
         struct trial t = { .c = &c, .error = errors[k % 2], .on = k / 2 };
         for (t.request = 1 + seed % step; t.request < requests; t.request += step)

@@ -463,7 +463,7 @@ static struct powercut_result run_case(const struct disk_case *c, unsigned seed,
 static void power_cuts(void **state)
 {
     const char *env = getenv("POWERCUT_POINTS"), *seed = getenv("POWERCUT_SEED");
-    unsigned points = env ? (unsigned)atoi(env) : 60;
+    unsigned points = env ? (unsigned)atoi(env) : SOME;
     unsigned base = seed ? (unsigned)atoi(seed) : 1u;
     struct powercut_result all = { 0 };
 
