@@ -90,6 +90,7 @@ struct job {
     uint64_t offset, length;
     size_t held;         /* of conn.held */
     struct chunk *reply; /* room for what is said without data */
+    size_t room;         /* bytes that data has room for */
     uint8_t data[];      /* of a write */
 };
 
@@ -156,6 +157,8 @@ struct loop {
     bool started;
     uint8_t *in, *out;
     size_t out_len; /* replies of the connection at hand */
+    struct job *
+        spare; /* of a write that was carried out here, for the next one: fresh memory costs page faults */
     struct conn *conns;
     uint64_t seen_stop;
     int64_t drain_until;

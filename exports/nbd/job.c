@@ -118,10 +118,25 @@ static void run(void *arg)
     free(j);
 }
 
+/* Memory for a job with so many bytes of data; `room` is set. */
+static struct job *allocate(struct loop *l, size_t data)
+{
+    struct job *j = l->spare;
+
+    if (j && data > 0 && data <= j->room) {
+        l->spare = NULL;
+        return j;
+    }
+    j = malloc(sizeof(*j) + data);
+    if (j)
+        j->room = data;
+    return j;
+}
+
 struct job *job_new(struct conn *c, struct request *r, uint64_t offset, uint64_t length,
                     size_t data, size_t held)
 {
-    struct job *j = malloc(sizeof(*j) + data);
+    struct job *j = allocate(c->loop, data);
     struct chunk *reply = chunk_new(2 * REPLY_ROOM);
 
     if (!j || !reply) {
@@ -137,6 +152,7 @@ struct job *job_new(struct conn *c, struct request *r, uint64_t offset, uint64_t
         .length = length,
         .held = data + held,
         .reply = reply,
+        .room = j->room,
     };
     reply->held = 0;
     LOCK_SCOPE(&c->lock);
@@ -162,5 +178,9 @@ void job_free(struct job *j)
         out_release_locked(j->conn, j->held);
     }
     free(j->reply);
-    free(j);
+    struct loop *l = j->conn->loop;
+    if (j->room > 0 && !l->spare)
+        l->spare = j;
+    else
+        free(j);
 }

@@ -278,6 +278,7 @@ void loop_destroy(struct loop *l)
         close(l->wake.fd);
     if (l->epoll > 0)
         close(l->epoll);
+    free(l->spare);
     free(l->in);
     free(l->out);
     pthread_mutex_destroy(&l->lock);

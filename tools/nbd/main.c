@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -69,6 +70,17 @@ static int run_server(struct nbd_server *s, struct signals *sig, struct error **
     return ret < 0 ? error_set(err, -ret, "cannot serve: %s", strerror(-ret)) : 0;
 }
 
+/* A descriptor for each client. */
+static void allow_many_files(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &limit); /* else as many as there are */
+}
+
 /* ---- serving ---------------------------------------------------------------------------------------------- */
 
 static bool allow(void *opaque, const char *peer)
@@ -116,6 +128,7 @@ static int serve(struct args *a, struct error **err)
 
     int ret = forked ? daemon_begin(err) : 0;
     block_signals(&sig); /* before there are threads */
+    allow_many_files();
     if (ret == 0)
         ret = objects_new(&o, a, err);
     if (ret == 0)
