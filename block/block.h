@@ -43,6 +43,12 @@ BLK_API void blk_error_free(struct error *err);
 typedef void blk_warning_fn(void *opaque, const char *text);
 BLK_API void blk_on_warning(blk_warning_fn *fn, void *opaque);
 
+/* ---- objects ------------------------------------------------------------------------------- */
+
+/* "tls-creds-x509,id=tls0,dir=..." or a JSON object: something that descriptions of nodes refer to by its id. Kept
+ * as long as the process runs. -EEXIST: the id is taken. */
+BLK_API int blk_object_add(const char *spec, struct error **err);
+
 /* ---- opening and closing ------------------------------------------------------------------- */
 
 enum blk_open_flag {

@@ -46,7 +46,7 @@ enum {
 struct nbd_options {
     char *uri, *host, *port, *path, *export;
     json_t *server;
-    char *tls_certificates, *tls_psk_file, *tls_username, *tls_hostname;
+    char *tls_creds, *tls_certificates, *tls_psk_file, *tls_username, *tls_hostname;
     uint64_t reconnect_delay, open_timeout, connections;
 };
 
@@ -62,6 +62,10 @@ static const struct opt_def nbd_options[] = {
     { .name = "port", .type = OPT_STRING, AT(port), .help = "its port (10809)" },
     { .name = "path", .type = OPT_STRING, AT(path), .help = "its socket, for server.type=unix" },
     { .name = "export", .type = OPT_STRING, AT(export), .help = "name of the export" },
+    { .name = "tls-creds",
+      .type = OPT_STRING,
+      AT(tls_creds),
+      .help = "TLS with the keys of this object (--object tls-creds-...,id=)" },
     { .name = "tls-certificates",
       .type = OPT_STRING,
       AT(tls_certificates),
@@ -586,6 +590,25 @@ static char *copy(const char *a, const char *b)
     return a ? strdup(a) : b ? strdup(b) : NULL;
 }
 
+/* The object's folder is laid out as QEMU has it, and libnbd. */
+static int set_creds(struct target *t, const char *id, struct error **err)
+{
+    json_t *o = object_find(id);
+    const char *type = json_string_value(json_object_get(o, "qom-type"));
+    const char *dir = json_string_value(json_object_get(o, "dir"));
+    const char *user = json_string_value(json_object_get(o, "username"));
+
+    if (!type || strncmp(type, "tls-creds-", 10) != 0 || !dir)
+        return error_set(err, ENOENT, "nbd: there are no TLS credentials '%s' with a folder", id);
+    if (!strcmp(type, "tls-creds-x509"))
+        t->tls_certificates = strdup(dir);
+    else if (asprintf(&t->tls_psk_file, "%s/keys.psk", dir) < 0)
+        t->tls_psk_file = NULL;
+    if (user && !t->tls_username)
+        t->tls_username = strdup(user);
+    return 0;
+}
+
 static int set_target(struct target *t, const struct nbd_options *o, struct error **err)
 {
     const char *type = server_text(o, "type");
@@ -601,6 +624,9 @@ static int set_target(struct target *t, const struct nbd_options *o, struct erro
     t->tls_psk_file = copy(o->tls_psk_file, NULL);
     t->tls_username = copy(o->tls_username, NULL);
     t->tls_hostname = copy(o->tls_hostname, NULL);
+    int ret = o->tls_creds ? set_creds(t, o->tls_creds, err) : 0;
+    if (ret < 0)
+        return ret;
     t->tls = t->tls_certificates || t->tls_psk_file;
     t->reconnect_ms = (int64_t)o->reconnect_delay * 1000;
     t->vsock = type && !strcmp(type, "vsock");

@@ -92,7 +92,7 @@ WRITERS = {
     "shrink a compressed one": ("t", "qcow2", "compressed", ["resize", "--shrink", "--image-opts",
                                                              "TARGET", "100k"]),
     **{f"{what} {form}": ("t", form, (start, form), [*command, *size])
-       for form in ("vdi", "vpc")
+       for form in ("vdi", "vpc", "vhdx")
        for what, start, command, size in [
            ("convert into", "base.raw", CONVERT, ["raw", "TARGET"]),
            ("grow", "raw", ["resize", "--image-opts", "TARGET"], ["+3M"]),
@@ -118,8 +118,9 @@ WRITERS = {
 }
 
 
-# How qemu-img check may end on a sound image with leaks; of VDI it calls room made ahead an error, VHD it does not check.
-FOREIGN = {"qcow2": (0, 3), "vdi": (0, 2, 3), "vpc": (63,)}
+# How qemu-img check may end on a sound image with leaks; of VDI it calls room made ahead an error, VHD it does not
+# check, and a VHDX with a log it opens for repair only.
+FOREIGN = {"qcow2": (0, 3), "vdi": (0, 2, 3), "vpc": (63,), "vmdk": (0, 3), "vhdx": (0, 1, 3)}
 
 
 def make_target(name, start, qemu_img):

@@ -38,9 +38,9 @@ static inline int remove_dir(void **state)
 /* So many points of each case are tried when nothing else is said: the sanitizers are slow, and what they find does not
  * depend on the place. */
 #ifdef __SANITIZE_ADDRESS__
-enum { SOME = 10 };
+enum { SOME = 8 };
 #else
-enum { SOME = 30 };
+enum { SOME = 18 };
 #endif
 
 struct disk_case {

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -210,4 +211,10 @@ def test_tls(need_tool, img, serve, content, tmp):
     img("compare", "--image-opts", "driver=raw,file.filename=a.raw",
         f"driver=raw,file.driver=nbd,file.path={server.socket},file.tls-psk-file={tmp}/keys.psk,"
         "file.tls-username=alice")
+    (tmp / "keys").mkdir()
+    shutil.copy("keys.psk", "keys")
+    img("compare", "--object", f"tls-creds-psk,id=c,dir={tmp}/keys,username=alice,endpoint=client", "--image-opts",
+        "driver=raw,file.filename=a.raw", f"driver=raw,file.driver=nbd,file.path={server.socket},file.tls-creds=c")
+    assert "'d'" in img.fails("info", "--image-opts", f"driver=nbd,path={server.socket},tls-creds=d").err
+    assert "nonsense" in img.fails("info", "--object", "nonsense,id=c", "a.raw").err
     assert img.fails("info", server.uri).err

@@ -78,6 +78,16 @@ static const char *spelling(const struct arg_def *def, char *buf, size_t size)
     return buf;
 }
 
+static bool take_object(const char *spec)
+{
+    struct error *err = NULL;
+
+    if (blk_object_add(spec, &err) == 0)
+        return true;
+    complain_error(&err, "--object");
+    return false;
+}
+
 static bool store(const struct arg_def *def, const char *value, void *dst)
 {
     void *at = (char *)dst + def->at;
@@ -117,6 +127,8 @@ static bool store(const struct arg_def *def, const char *value, void *dst)
         return parse_size(value, def->what, at);
     case ARG_NUMBER:
         return parse_number(value, def->what, at);
+    case ARG_OBJECT:
+        return take_object(value);
     case ARG_IGNORED:
         return true;
     }

@@ -20,6 +20,7 @@ enum arg_kind {
     ARG_SIZE,     /* uint64_t, with suffixes */
     ARG_NUMBER,   /* uint64_t */
     ARG_IGNORED,  /* taken and forgotten */
+    ARG_OBJECT,   /* for blk_object_add */
     ARG_OPTIONAL, /* as ARG_CHOICE, but --name alone gives "" */
 };
 
@@ -55,10 +56,10 @@ bool parse_size(const char *text, const char *what, uint64_t *out);
 bool parse_number(const char *text, const char *what, uint64_t *out);
 
 /* Rows that several commands have. */
-#define ARGS_OBJECT                                                                    \
-    {                                                                                  \
-        .name = "object", .kind = ARG_IGNORED, .value = "OBJECTDEF",                   \
-        .help = "a secret or other object, as qemu-img takes it (nothing uses it yet)" \
+#define ARGS_OBJECT                                                                        \
+    {                                                                                      \
+        .name = "object", .kind = ARG_OBJECT, .value = "OBJECTDEF",                        \
+        .help = "something that descriptions name by its id: tls-creds-x509,id=tls0,dir=." \
     }
 #define ARGS_FORMAT(type, member)                                                                \
     {                                                                                            \

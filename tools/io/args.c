@@ -32,7 +32,7 @@ static const struct {
     { 'U', "force-share", NULL, "open it although others may be writing to it; needs -r" },
     { IMAGE_OPTS, "image-opts", NULL,
       "FILE is a description: driver=qcow2,file.filename=disk.qcow2" },
-    { OBJECT, "object", "OBJECTDEF", "a secret or other object; nothing uses it yet" },
+    { OBJECT, "object", "OBJECTDEF", "something that descriptions name by its id" },
     { 'h', "help", NULL, "this text" },
     { 'V', "version", NULL, "the version" },
 };
@@ -88,6 +88,16 @@ static void getopt_tables(char *letters, struct option *longs)
     longs[ROWS] = (struct option){ 0 };
 }
 
+static bool take_object(const char *spec)
+{
+    struct error *err = NULL;
+
+    if (blk_object_add(spec, &err) == 0)
+        return true;
+    complain_error(&err, "--object");
+    return false;
+}
+
 /* One that has a value, with its value. */
 static bool take_value(int c, const char *value, struct args *args)
 {
@@ -104,8 +114,10 @@ static bool take_value(int c, const char *value, struct args *args)
         return image_cache_valid(value);
     case 'd':
         return image_discard_valid(value, &args->spec.ignore_discard);
+    case OBJECT:
+        return take_object(value);
     default:
-        return true; /* --trace and --object: nothing to do */
+        return true; /* --trace: nothing to do */
     }
 }
 
