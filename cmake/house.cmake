@@ -6,6 +6,8 @@
 #   base     ${build}/include/base/base/*.h        every internal target
 #   public   ${build}/include/public/block/block.h core, formats, tools, exports, tests
 #   driver   ${build}/include/driver/block/*.h     core and formats
+#   partitions ${build}/include/partitions/...     exports, tools, tests
+#   exports  ${build}/include/exports/exports/*.h  the programs
 #   tools    ${build}/include/tools/tools/*.h      the programs
 #
 # A folder's own headers are included by plain name ("node.h") and seen by nobody else, because
@@ -24,7 +26,7 @@ function(house_headers tier folder)
     # A header that went away must not live on as a dangling link.
     file(GLOB links RELATIVE ${farm} ${farm}/*.h)
     foreach(link IN LISTS links)
-        if(NOT link IN_LIST names)
+        if(NOT EXISTS ${farm}/${link})
             file(REMOVE ${farm}/${link})
         endif()
     endforeach()

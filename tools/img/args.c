@@ -103,7 +103,7 @@ static bool store(const struct arg_def *def, const char *value, void *dst)
         }
         /* fall through */
     case ARG_CHOICE:
-        if (!word_in(value, def->hint)) {
+        if (def->hint[0] != '@' && !word_in(value, def->hint)) {
             complain("%s is '%s', but it may be one of %s", spelling(def, name, sizeof(name)),
                      value, def->hint);
             return false;

@@ -10,6 +10,8 @@
 
 #include "args.h"
 #include "img.h"
+#include "tools/describe.h"
+#include "tools/window.h"
 
 bool format_find(const char *format, struct blk_driver_info *out)
 {
@@ -74,26 +76,50 @@ static bool view(struct blk_node *node, const char *text, struct error **err)
     return blk_snapshot_view(node, NULL, text, err) == 0;
 }
 
+char *image_partition(const struct image_spec *spec, char **text, struct error **err)
+{
+    unsigned number;
+    char *image = spec->image_opts || spec->stated_by ? NULL : window_split(spec->name, &number);
+
+    *text = NULL;
+    if (!image)
+        return NULL;
+    json_t *desc = describe_image(image, false, err);
+    if (desc && spec->format)
+        json_object_set_new(desc, "driver", json_string(spec->format));
+    desc = desc ? window_on_partition(desc, number, err) : NULL;
+    *text = desc ? json_dumps(desc, JSON_COMPACT) : NULL;
+    json_decref(desc);
+    return image;
+}
+
 struct blk_node *image_open(const struct image_spec *spec)
 {
     if (spec->format && !format_known(spec->format))
         return NULL;
+    _cleanup_free_ char *window = NULL;
+    struct error *err = NULL;
+    _cleanup_free_ char *image = image_partition(spec, &window, &err);
+    if (image && !window) {
+        complain_error(&err, NULL);
+        return NULL;
+    }
     const char *cache = spec->cache && strcmp(spec->cache, "off") == 0 ? "none" : spec->cache;
     struct blk_open_args args = {
-        .format = spec->format,
+        .format = window ? NULL : spec->format,
         .cache = cache,
-        .image_opts = spec->image_opts,
+        .image_opts = spec->image_opts || window,
         .flags = spec->flags,
         .writable_backing = spec->writable_backing,
         .stated_by = spec->stated_by,
     };
     struct blk_node *node = NULL;
-    struct error *err = NULL;
-    if (blk_open(spec->name, &args, &node, &err) < 0) {
+    if (blk_open(window ? window : spec->name, &args, &node, &err) < 0) {
         complain_error(&err, NULL);
         return NULL;
     }
-    if (spec->snapshot && !view(node, spec->snapshot, &err)) {
+    struct blk_node *disk = window ? blk_child(node, "file") : node;
+    if (spec->snapshot && !view(disk, spec->snapshot, &err)) {
         complain_error(&err, NULL);
         blk_close(node, NULL);
         return NULL;

@@ -20,8 +20,12 @@ struct image_spec {
     const char *stated_by;
 };
 
-/* NULL after a complaint. */
+/* NULL after a complaint. IMAGE:p2 is a partition. */
 struct blk_node *image_open(const struct image_spec *spec);
+
+/* IMAGE when the name is IMAGE:pN, and in *text the partition's description, NULL with an error; else NULL. Both to
+ * be freed. */
+char *image_partition(const struct image_spec *spec, char **text, struct error **err);
 
 /* Closes; false after a complaint that the newest writes may be lost. NULL is fine. */
 bool image_close(struct blk_node *node);

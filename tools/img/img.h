@@ -26,8 +26,8 @@ struct command {
 };
 
 extern const struct command cmd_amend, cmd_bench, cmd_bitmap, cmd_chain, cmd_check, cmd_commit,
-    cmd_compare, cmd_convert, cmd_create, cmd_dd, cmd_info, cmd_map, cmd_measure, cmd_rebase,
-    cmd_resize, cmd_snapshot;
+    cmd_compare, cmd_convert, cmd_create, cmd_dd, cmd_info, cmd_map, cmd_measure, cmd_mount,
+    cmd_mounts, cmd_partitions, cmd_rebase, cmd_resize, cmd_snapshot, cmd_umount;
 
 /* All of them in the order of the alphabet; NULL ends it. */
 extern const struct command *const commands[];

@@ -10,6 +10,7 @@
 #include "base/cleanup.h"
 #include "base/human.h"
 #include "base/json_text.h"
+#include "partitions/partitions.h"
 
 #include "args.h"
 #include "image.h"
@@ -151,6 +152,24 @@ static bool show(const struct info *o, char **name, char **format, char **stated
     return !lost;
 }
 
+/* What the disk is divided into, in a line; the disk as a guest sees it, with its backing files. */
+static void print_partitions(const struct info *o, const char *name)
+{
+    struct blk_open_args open = {
+        .format = o->format,
+        .image_opts = o->image_opts,
+        .flags = BLK_OPEN_QUIET | (o->share ? BLK_OPEN_SHARED : 0),
+    };
+    _cleanup_image_ struct blk_node *node = NULL;
+    struct partition_table table;
+
+    if (blk_open(name, &open, &node, NULL) < 0 || partitions_read(node, &table, NULL) < 0)
+        return;
+    if (table.count > 0)
+        printf("partitions: %zu (%s)\n", table.count, partition_scheme_name(table.scheme));
+    partitions_free(&table);
+}
+
 static bool seen_before(json_t *seen, const char *name)
 {
     _cleanup_free_ char *real = realpath(name, NULL);
@@ -178,6 +197,8 @@ static int info(const struct info *o, const char *filename)
             break;
         }
         ok = show(o, &name, &format, &stated_by, list);
+        if (ok && first && !list && !as_qemu)
+            print_partitions(o, filename);
         first = false;
     }
     if (!ok)

@@ -11,9 +11,10 @@
 #include "tools/follow.h"
 
 const struct command *const commands[] = {
-    &cmd_amend,   &cmd_bench,   &cmd_bitmap, &cmd_chain,    &cmd_check, &cmd_commit,
-    &cmd_compare, &cmd_convert, &cmd_create, &cmd_dd,       &cmd_info,  &cmd_map,
-    &cmd_measure, &cmd_rebase,  &cmd_resize, &cmd_snapshot, NULL,
+    &cmd_amend,    &cmd_bench,   &cmd_bitmap, &cmd_chain,      &cmd_check,  &cmd_commit,
+    &cmd_compare,  &cmd_convert, &cmd_create, &cmd_dd,         &cmd_info,   &cmd_map,
+    &cmd_measure,  &cmd_mount,   &cmd_mounts, &cmd_partitions, &cmd_rebase, &cmd_resize,
+    &cmd_snapshot, &cmd_umount,  NULL,
 };
 
 const struct command *command_find(const char *name)

@@ -10,6 +10,7 @@
 
 #include "base/cleanup.h"
 #include "nbd.h"
+#include "tools/daemon.h"
 #include "tools/follow.h"
 
 /* ---- signals -------------------------------------------------------------------------------------------- */

@@ -76,12 +76,6 @@ int listen_inherited(void);
 int allow_check(const struct args *args, struct error **err);
 bool allow_peer(const struct args *args, const char *peer);
 
-/* daemon.c: --fork and --pid-file. In the parent it does not return: it ends when the child is ready or has failed. */
-int daemon_begin(struct error **err);
-/* In the child: the parent may go. */
-int daemon_ready(const char *pid_file, bool forked, struct error **err);
-void daemon_end(void);
-
 /* kernel.c: -c and -d. */
 int kernel_serve(struct nbd_server *server, const char *device, struct error **err);
 int kernel_disconnect(const char *device, struct error **err);

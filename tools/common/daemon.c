@@ -1,7 +1,7 @@
-/* --fork and --pid-file.
- *
- * The parent waits until the child serves or has failed, so that whoever called may connect at once.
+/* The parent waits until the child is ready or has failed, so that whoever called may go on at once.
  */
+#include "daemon.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
-#include "nbd.h"
+#include "base/error.h"
 
 static int ready_fd = -1;
 static char *made_pid_file;

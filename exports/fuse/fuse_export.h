@@ -1,0 +1,44 @@
+/* Shows a node of the block graph as files: on a folder as disk, p1, p2, ..., or on one existing file.
+ *
+ *     fuse_export_new(&export, &config, &err);     mounts; takes the reference to the node over
+ *     fuse_export_run(export);                     until it is unmounted, or a signal says so
+ *     fuse_export_free(export, &err);              unmounts, flushes and closes the node
+ *
+ * Errors     0 or a negative errno, and a sentence in *err.
+ * Threads    All by one thread, which takes SIGTERM, SIGINT and SIGHUP while it runs.
+ */
+#ifndef EXPORTS_FUSE_EXPORT_H
+#define EXPORTS_FUSE_EXPORT_H
+
+#include <stdbool.h>
+
+#include "block/block.h"
+#include "partitions/partitions.h"
+
+struct fuse_export;
+struct error;
+
+struct fuse_export_config {
+    struct blk_node *node;
+    const char *mountpoint; /* a folder, or a regular file */
+    const char *source;     /* what lists of mounts call it */
+    /* What becomes p1, p2, ...; NULL: nothing. Borrowed during fuse_export_new. */
+    const struct partition_table *table;
+    bool writable;  /* the node is, too */
+    bool growable;  /* writes behind the end of the disk make it longer; the node may be resized */
+    bool direct_io; /* requests reach the node as they are, past the page cache */
+    bool allow_other; /* users other than the one who mounts */
+    unsigned threads; /* at most; 0: 16 */
+};
+
+/* On failure the node is still the caller's. */
+int fuse_export_new(struct fuse_export **out, const struct fuse_export_config *config,
+                    struct error **err);
+int fuse_export_run(struct fuse_export *export);
+/* NULL is fine. The error tells of what could not be flushed. */
+int fuse_export_free(struct fuse_export *export, struct error **err);
+
+/* The extended attribute of the root that tells the process behind a mount, as a decimal number. */
+#define FUSE_EXPORT_PID "user.platter.pid"
+
+#endif
