@@ -65,6 +65,8 @@ static const struct row {
     { 'x', "export-name", "NAME", "name of the export (empty)", QEMU_ONLY },
     { 'D', "description", "TEXT", "for people", BOTH },
     { 'o', "offset", "OFFSET", "begin so many bytes into the image", BOTH },
+    { 'P', "partition", "NUM", "only this partition; with serve each is an export, NAME/NUM",
+      QEMU_ONLY },
     { 'A', "allocation-depth", NULL, "offer the context qemu:allocation-depth", BOTH },
     { 'B', "bitmap", "NAME", "offer a dirty bitmap", BOTH },
     { 'r', "read-only", NULL, "nobody may write", BOTH },
@@ -267,6 +269,7 @@ static void take_text(int c, const char *v, struct args *a)
                       : c == 'x'           ? &a->export_name
                       : c == 'D'           ? &a->description
                       : c == 'l'           ? &a->load_snapshot
+                      : c == 'P'           ? &a->partition
                       : c == 'f'           ? &a->format
                       : c == 'c'           ? &a->connect
                       : c == 'd'           ? &a->disconnect

@@ -9,16 +9,34 @@
 #include "base/cleanup.h"
 #include "base/options.h"
 #include "nbd.h"
+#include "partitions/partitions.h"
 #include "tools/describe.h"
 #include "tools/overlay.h"
+#include "tools/window.h"
 
 /* ---- opening ------------------------------------------------------------------------------------------ */
+
+static bool partition_number(const char *text, unsigned *out, struct error **err)
+{
+    char *end;
+    unsigned long n = strtoul(text, &end, 10);
+
+    *out = (unsigned)n;
+    if (*text >= '1' && *text <= '9' && !*end && n <= PARTITION_MOST)
+        return true;
+    error_set(err, EINVAL, "--partition '%s': it is a number from 1 to %d", text, PARTITION_MOST);
+    return false;
+}
 
 /* The image with all that lies on top of it. */
 static json_t *describe(const char *name, const struct args *a, struct error **err)
 {
-    json_t *desc = describe_image(name, a->image_opts, err);
+    unsigned number = 0;
+    _cleanup_free_ char *disk = a->image_opts ? NULL : window_split(name, &number);
 
+    if (a->partition && !partition_number(a->partition, &number, err))
+        return NULL;
+    json_t *desc = describe_image(disk ? disk : name, a->image_opts, err);
     if (!desc)
         return NULL;
     if (a->format && !json_object_get(desc, "driver"))
@@ -28,16 +46,15 @@ static json_t *describe(const char *name, const struct args *a, struct error **e
     if (a->discard)
         json_object_set_new(desc, "discard", json_string(a->discard));
     describe_push_filename_down(desc);
-    if (a->offset)
-        desc = json_pack("{s:s, s:I, s:o}", "driver", "raw", "offset", (json_int_t)a->offset,
-                         "file", desc);
-    if (!desc)
-        error_set(err, ENOMEM, "out of memory");
+    if (number)
+        desc = window_on_partition(desc, number, err);
+    if (desc && a->offset)
+        desc = window_describe(desc, a->offset, 0, err);
     return desc;
 }
 
-static int open_described(json_t *desc, const struct args *a, bool read_only, struct blk_node **out,
-                          struct error **err)
+static int open_described(json_t *desc, const struct args *a, bool read_only, const char *node_name,
+                          struct blk_node **out, struct error **err)
 {
     unsigned flags = read_only ? 0 : BLK_OPEN_RDWR;
 
@@ -46,8 +63,21 @@ static int open_described(json_t *desc, const struct args *a, bool read_only, st
     _cleanup_free_ char *text = json_dumps(desc, JSON_COMPACT);
     if (!text)
         return error_set(err, ENOMEM, "out of memory");
-    struct blk_open_args open = { .cache = a->cache, .image_opts = true, .flags = flags };
+    struct blk_open_args open = {
+        .cache = a->cache, .node_name = node_name, .image_opts = true, .flags = flags
+    };
     return blk_open(text, &open, out, err);
+}
+
+/* Windows have no snapshots; the disk below them has. */
+static struct blk_node *below_windows(struct blk_node *node)
+{
+    struct blk_node *child;
+
+    while (strcmp(blk_format(node), "raw") == 0 && (child = blk_child(node, "file")) &&
+           blk_child_at(child, 0, NULL))
+        node = child;
+    return node;
 }
 
 /* "ID_OR_NAME" or "snapshot.id=ID,snapshot.name=NAME". */
@@ -66,16 +96,66 @@ static int view_snapshot(struct blk_node *node, const char *what, struct error *
     return blk_snapshot_view(node, NULL, what, err);
 }
 
+/* ---- partitions ----------------------------------------------------------------------------------------- */
+
+/* A window of the node that is served already, found by its name: both see each other's writes at once. */
+static int add_partition(struct nbd_server *s, const struct nbd_export *disk,
+                         const struct partition *p, struct error **err)
+{
+    _cleanup_free_ char *name = NULL;
+    _cleanup_json_ json_t *desc =
+        json_pack("{s:s, s:I, s:I, s:s}", "driver", "raw", "offset", (json_int_t)p->start, "size",
+                  (json_int_t)p->size, "file", blk_node_name(disk->node));
+    _cleanup_free_ char *text = desc ? json_dumps(desc, JSON_COMPACT) : NULL;
+    struct blk_open_args open = { .image_opts = true,
+                                  .flags = disk->read_only ? 0 : BLK_OPEN_RDWR };
+    struct nbd_export x = *disk;
+
+    if (!text || asprintf(&name, "%s/%u", disk->name, p->number) < 0)
+        return error_set(err, ENOMEM, "out of memory");
+    int ret = blk_open(text, &open, &x.node, err);
+    if (ret < 0)
+        return ret;
+    x.name = name;
+    x.description = p->label[0] ? p->label : disk->description;
+    ret = nbd_server_add(s, &x, err);
+    if (ret < 0)
+        blk_close(x.node, NULL);
+    return ret;
+}
+
+/* With serve, partition 1 of NAME is NAME/1. A disk whose table is damaged is served as it is. */
+static void add_partitions(struct nbd_server *s, const struct nbd_export *disk)
+{
+    struct partition_table table = { 0 };
+    struct error *err = NULL;
+
+    if (!blk_node_name(disk->node)[0]) /* with -s it has none */
+        return;
+    if (partitions_read(disk->node, &table, &err) < 0)
+        complain_error(&err, "no partitions of '%s'", disk->name);
+    for (size_t i = 0; i < table.count; i++) {
+        const struct partition *p = &table.at[i];
+        if (!p->outside && !p->extended && add_partition(s, disk, p, &err) < 0)
+            complain_error(&err, "partition %u of '%s' is left out", p->number, disk->name);
+    }
+    partitions_free(&table);
+}
+
 static int add_image(struct nbd_server *s, const char *file, const char *name, bool read_only,
                      const struct args *a, struct error **err)
 {
     struct blk_node *node = NULL;
+    static unsigned disks;
+    char node_name[32];
 
+    snprintf(node_name, sizeof(node_name), "disk-%u", disks++);
     read_only |= a->read_only || a->load_snapshot;
     _cleanup_json_ json_t *desc = describe(file, a, err);
-    int ret = desc ? open_described(desc, a, read_only, &node, err) : -EINVAL;
+    int ret = desc ? open_described(desc, a, read_only, a->serve ? node_name : NULL, &node, err)
+                   : -EINVAL;
     if (ret == 0 && a->load_snapshot)
-        ret = view_snapshot(node, a->load_snapshot, err);
+        ret = view_snapshot(below_windows(node), a->load_snapshot, err);
     struct nbd_export x = {
         .name = name,
         .description = a->description,
@@ -88,6 +168,8 @@ static int add_image(struct nbd_server *s, const char *file, const char *name, b
     if (ret < 0) {
         blk_close(node, NULL);
         error_prefix(err, "%s", file);
+    } else if (a->serve) {
+        add_partitions(s, &x);
     }
     return ret;
 }
