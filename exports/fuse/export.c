@@ -52,8 +52,7 @@ static int mount_it(struct fuse_export *x, const struct fuse_export_config *c, s
     int ret = add_options(&args, c);
     if (ret == 0) {
         x->session = fuse_session_new(&args, &fuse_ops, sizeof(fuse_ops), x);
-        x->handlers = x->session && fuse_set_signal_handlers(x->session) == 0;
-        x->mounted = x->handlers && fuse_session_mount(x->session, c->mountpoint) == 0;
+        x->mounted = x->session && fuse_session_mount(x->session, c->mountpoint) == 0;
         ret = x->mounted ? 0 : -EIO;
     }
     fuse_opt_free_args(&args);
@@ -80,6 +79,7 @@ int fuse_export_new(struct fuse_export **out, const struct fuse_export_config *c
     x->writable = c->writable;
     x->growable = c->growable && c->writable;
     x->direct_io = c->direct_io;
+    x->writeback = c->writeback && c->writable && !c->direct_io;
     x->threads = c->threads ? c->threads : THREADS;
     x->uid = getuid();
     x->gid = getgid();
@@ -103,17 +103,7 @@ int fuse_export_new(struct fuse_export **out, const struct fuse_export_config *c
 
 int fuse_export_run(struct fuse_export *x)
 {
-    struct fuse_loop_config *config = fuse_loop_cfg_create();
-
-    if (!config)
-        return -ENOMEM;
-    /* A descriptor for each thread spares them the lock of a common one. */
-    fuse_loop_cfg_set_clone_fd(config, 1);
-    fuse_loop_cfg_set_max_threads(config, x->threads);
-    fuse_loop_cfg_set_idle_threads(config, x->threads);
-    int r = fuse_session_loop_mt(x->session, config);
-    fuse_loop_cfg_destroy(config);
-    return r < 0 ? r : 0;
+    return loop_run(x);
 }
 
 int fuse_export_free(struct fuse_export *x, struct error **err)
@@ -122,8 +112,6 @@ int fuse_export_free(struct fuse_export *x, struct error **err)
         return 0;
     if (x->mounted)
         fuse_session_unmount(x->session);
-    if (x->handlers)
-        fuse_remove_signal_handlers(x->session);
     if (x->session)
         fuse_session_destroy(x->session);
     int r = blk_close(x->node, err);

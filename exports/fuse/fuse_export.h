@@ -5,12 +5,15 @@
  *     fuse_export_free(export, &err);              unmounts, flushes and closes the node
  *
  * Errors     0 or a negative errno, and a sentence in *err.
- * Threads    All by one thread, which takes SIGTERM, SIGINT and SIGHUP while it runs.
+ * Threads    All by one thread, which takes SIGTERM, SIGINT and SIGHUP while it runs: they are blocked before
+ *            there are other threads, so that none of those takes them.
  */
 #ifndef EXPORTS_FUSE_EXPORT_H
 #define EXPORTS_FUSE_EXPORT_H
 
 #include <stdbool.h>
+#include <stdint.h>
+#include <sys/ioctl.h>
 
 #include "block/block.h"
 #include "partitions/partitions.h"
@@ -27,6 +30,9 @@ struct fuse_export_config {
     bool writable;  /* the node is, too */
     bool growable;  /* writes behind the end of the disk make it longer; the node may be resized */
     bool direct_io; /* requests reach the node as they are, past the page cache */
+    /* The kernel collects writes and hands them over later: quicker, but what it could not hand over shows at
+     * fsync only, and of two files that share bytes one sees old ones for longer. */
+    bool writeback;
     bool allow_other; /* users other than the one who mounts */
     unsigned threads; /* at most; 0: 16 */
 };
@@ -38,7 +44,8 @@ int fuse_export_run(struct fuse_export *export);
 /* NULL is fine. The error tells of what could not be flushed. */
 int fuse_export_free(struct fuse_export *export, struct error **err);
 
-/* The extended attribute of the root that tells the process behind a mount, as a decimal number. */
-#define FUSE_EXPORT_PID "user.platter.pid"
+/* An ioctl of the root (the folder, or the file that is mounted on): the process behind a mount. It is no
+ * extended attribute, since a kernel that finds those asks for one at each write. */
+#define FUSE_EXPORT_PID _IOR('P', 0x51, int64_t)
 
 #endif

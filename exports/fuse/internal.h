@@ -3,7 +3,8 @@
  *   names.c   which files there are; never changes once it is mounted
  *   data.c    reading, writing, space: ranges of a file become ranges of the node
  *   ops.c     the requests of the kernel
- *   export.c  mounting, the threads, the end
+ *   loop.c    the threads that serve
+ *   export.c  mounting, the end
  *
  * Threads: requests come on many threads at once. The names are read-only, the node takes care of itself, what is
  * left stands under `lock`. The kernel keeps a page cache for each file: what was written through `disk` is seen
@@ -49,7 +50,7 @@ struct fuse_export {
     VECTOR(struct name) names;
     struct usage *usage; /* one for each name, under lock */
     struct fuse_session *session;
-    bool writable, growable, direct_io, mounted, handlers, single;
+    bool writable, growable, direct_io, writeback, mounted, single;
     unsigned threads;
     struct timespec born;
     uid_t uid;
@@ -76,6 +77,9 @@ int data_seek(struct fuse_export *x, const struct name *file, uint64_t off, bool
               uint64_t *out);
 /* What the file takes of the disk, as far as a short look tells. */
 uint64_t data_usage(struct fuse_export *x, fuse_ino_t ino);
+
+/* loop.c: until it is unmounted or a signal comes. */
+int loop_run(struct fuse_export *x);
 
 /* ops.c */
 extern const struct fuse_lowlevel_ops fuse_ops;

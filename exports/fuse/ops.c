@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/statvfs.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "internal.h"
@@ -33,6 +32,8 @@ static void init(void *opaque, struct fuse_conn_info *conn)
                                    FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_CACHE_SYMLINKS);
     /* Replies and requests are in memory: through a pipe they would be handled page by page. */
     conn->want &= ~(unsigned)(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
+    if (x->writeback)
+        conn->want |= conn->capable & FUSE_CAP_WRITEBACK_CACHE;
     if (!x->growable) /* nobody else changes the sizes */
         conn->want &= ~(unsigned)FUSE_CAP_AUTO_INVAL_DATA;
 }
@@ -299,21 +300,21 @@ static void stat_fs(fuse_req_t req, fuse_ino_t ino)
 }
 
 /* Who serves this, so that unmounting can wait until the image is closed. */
-static void get_xattr(fuse_req_t req, fuse_ino_t ino, const char *attribute, size_t size)
+static void control(fuse_req_t req, fuse_ino_t ino, unsigned command, void *arg,
+                    struct fuse_file_info *fi, unsigned flags, const void *in, size_t in_size,
+                    size_t out_size)
 {
-    char text[24];
+    int64_t pid = getpid();
 
-    if (ino != FUSE_ROOT_ID || strcmp(attribute, FUSE_EXPORT_PID) != 0) {
-        fuse_reply_err(req, ENODATA);
-        return;
-    }
-    size_t len = (size_t)snprintf(text, sizeof(text), "%ld", (long)getpid());
-    if (size == 0)
-        fuse_reply_xattr(req, len);
-    else if (size < len)
-        fuse_reply_err(req, ERANGE);
+    (void)arg;
+    (void)fi;
+    (void)flags;
+    (void)in;
+    (void)in_size;
+    if (ino != FUSE_ROOT_ID || command != FUSE_EXPORT_PID || out_size < sizeof(pid))
+        fuse_reply_err(req, ENOTTY);
     else
-        fuse_reply_buf(req, text, len);
+        fuse_reply_ioctl(req, 0, &pid, sizeof(pid));
 }
 
 const struct fuse_lowlevel_ops fuse_ops = {
@@ -330,7 +331,7 @@ const struct fuse_lowlevel_ops fuse_ops = {
     .fsync = sync_file,
     .readdir = read_dir,
     .statfs = stat_fs,
-    .getxattr = get_xattr,
+    .ioctl = control,
     .fallocate = allocate,
     .lseek = seek,
 };

@@ -9,9 +9,6 @@ import pytest
 from conftest import BIN
 from platter import REPORT, Tool
 
-USER = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"]
-
-
 def mounted(path):
     with open("/proc/self/mountinfo") as f:
         return any(line.split()[4] == str(path) for line in f)
@@ -20,9 +17,9 @@ def mounted(path):
 class Mount:
     """`img mount --foreground`, so that its end and its words are seen."""
 
-    def __init__(self, img, argv, where, log, prefix=(), limits=None):
-        self.img, self.where, self.log, self.prefix = img, where, log, list(prefix)
-        self.process = subprocess.Popen([*self.prefix, img.path, "mount", "--foreground", *map(str, argv),
+    def __init__(self, img, argv, where, log, limits=None):
+        self.img, self.where, self.log = img, where, log
+        self.process = subprocess.Popen([img.path, "mount", "--foreground", *map(str, argv),
                                          str(where)], stdin=subprocess.DEVNULL, stdout=open(log, "wb"),
                                         stderr=subprocess.STDOUT, preexec_fn=limits)
         until = time.monotonic() + 20
@@ -39,7 +36,7 @@ class Mount:
 
     def end(self, code=0):
         """img umount; the image is closed when it returns."""
-        done = subprocess.run([*self.prefix, self.img.path, "umount", str(self.where)], capture_output=True,
+        done = subprocess.run([self.img.path, "umount", str(self.where)], capture_output=True,
                               text=True)
         assert done.returncode == 0, done.stderr
         got = self.process.wait(timeout=30)
@@ -62,13 +59,11 @@ def mount(tmp, img):
         pytest.skip("/dev/fuse is missing")
     mounts = []
 
-    def start(*argv, on=None, prefix=(), limits=None):
+    def start(*argv, on=None, limits=None):
         where = Path(on) if on else tmp / f"m{len(mounts)}"
         if not on:
             where.mkdir()
-            if prefix:
-                os.chown(where, 65534, 65534)
-        mounts.append(Mount(img, argv, where.absolute(), f"mount{len(mounts)}.log", prefix, limits))
+        mounts.append(Mount(img, argv, where.absolute(), f"mount{len(mounts)}.log", limits))
         return mounts[-1]
 
     yield start

@@ -21,7 +21,7 @@
 
 struct mount {
     const char *format, *cache, *snapshot, *overlay;
-    bool image_opts, share, writable, growable, direct_io, allow_other, foreground;
+    bool image_opts, share, writable, growable, direct_io, writeback, allow_other, foreground;
     uint64_t threads;
 };
 
@@ -60,6 +60,10 @@ static const struct arg_def args[] = {
       .kind = ARG_FLAG,
       .at = offsetof(struct mount, direct_io),
       .help = "requests go to the image as they are, past the page cache" },
+    { .name = "writeback",
+      .kind = ARG_FLAG,
+      .at = offsetof(struct mount, writeback),
+      .help = "the kernel collects writes: quicker, but errors show at fsync only" },
     { .name = "allow-other",
       .kind = ARG_FLAG,
       .at = offsetof(struct mount, allow_other),
@@ -135,7 +139,7 @@ static void read_table(struct blk_node *node, struct partition_table *table)
 }
 
 /* Signals are for the thread that serves; those that the block layer starts must not take them. */
-static void hold_signals(int how)
+static void hold_signals(void)
 {
     sigset_t set;
 
@@ -143,7 +147,7 @@ static void hold_signals(int how)
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGHUP);
-    pthread_sigmask(how, &set, NULL);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
 }
 
 static int serve(const struct mount *o, struct fuse_export *x)
@@ -153,7 +157,6 @@ static int serve(const struct mount *o, struct fuse_export *x)
 
     if (!o->foreground && chdir("/") < 0) /* not to keep that folder's disk busy */
         complain("cannot leave the folder: %s", strerror(errno));
-    hold_signals(SIG_UNBLOCK);
     int ret = ready ? fuse_export_run(x) : -EIO;
     if (ret < 0 && ready)
         complain("cannot serve the mount: %s", strerror(-ret));
@@ -173,7 +176,7 @@ static int mount_image(const struct mount *o, const char *name, const char *wher
         complain_error(&err, NULL);
         return 1;
     }
-    hold_signals(SIG_BLOCK);
+    hold_signals();
     struct blk_node *node = open_image(o, name);
     if (!node)
         return 1;
@@ -187,6 +190,7 @@ static int mount_image(const struct mount *o, const char *name, const char *wher
         .writable = o->writable,
         .growable = o->growable,
         .direct_io = o->direct_io,
+        .writeback = o->writeback,
         .allow_other = o->allow_other,
         .threads = (unsigned)o->threads,
     };

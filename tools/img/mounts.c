@@ -11,7 +11,6 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -69,12 +68,10 @@ static bool parse_row(char *line, struct row *r)
 
 static long server_of(const char *where)
 {
-    char text[32];
-    ssize_t n = getxattr(where, FUSE_EXPORT_PID, text, sizeof(text) - 1);
-    if (n <= 0)
-        return -1;
-    text[n] = '\0';
-    return strtol(text, NULL, 10);
+    _cleanup_fd_ int fd = open(where, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    int64_t pid = 0;
+
+    return fd >= 0 && ioctl(fd, FUSE_EXPORT_PID, &pid) == 0 ? (long)pid : -1;
 }
 
 /* ---- img mounts ----------------------------------------------------------------------------------- */
@@ -152,7 +149,7 @@ static const struct arg_def umount_args[] = {
       .name = "lazy",
       .kind = ARG_FLAG,
       .at = offsetof(struct umount, lazy),
-      .help = "although files are open: it ends when they are closed" },
+      .help = "although files are open or writes fail: it ends when they are closed" },
     ARGS_END,
 };
 
@@ -193,7 +190,7 @@ static char *real_name(const char *name)
 }
 
 /* What does not get to the disk is told now: once it is unmounted nobody asks any more. */
-static bool sync_all(const char *where)
+static bool sync_all(const char *where, bool lazy)
 {
     _cleanup_free_ char *disk = NULL;
     struct stat st;
@@ -206,9 +203,9 @@ static bool sync_all(const char *where)
     _cleanup_fd_ int fd = open(disk, O_RDONLY | O_CLOEXEC);
     if (fd < 0 || fsync(fd) == 0)
         return true;
-    complain("%s: cannot bring what was written to the disk: %s; it stays mounted", where,
-             strerror(errno));
-    return false;
+    complain("%s: cannot bring what was written to the disk: %s%s", where, strerror(errno),
+             lazy ? "" : "; it stays mounted (-z unmounts all the same)");
+    return lazy;
 }
 
 static bool ask_fusermount(const char *where, bool lazy)
@@ -236,7 +233,7 @@ static bool take_away(const char *where, bool lazy)
     if (errno == EPERM)
         return ask_fusermount(where, lazy);
     complain("%s: cannot unmount it: %s", where,
-             errno == EBUSY ? "a program uses a file in it (-z does not wait for that)"
+             errno == EBUSY ? "a program uses a file in it (-z takes it away all the same)"
                             : strerror(errno));
     return false;
 }
@@ -259,7 +256,7 @@ static int run_umount(const struct command *self, int argc, char **argv)
     }
     long pid = server_of(real);
     _cleanup_fd_ int process = pid > 0 ? (int)syscall(SYS_pidfd_open, (pid_t)pid, 0) : -1;
-    if (!sync_all(real) || !take_away(real, o.lazy))
+    if (!sync_all(real, o.lazy) || !take_away(real, o.lazy))
         return 1;
     /* Its process closes the image now: who comes next may open it. */
     struct pollfd end = { .fd = process, .events = POLLIN };

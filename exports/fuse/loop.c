@@ -1,0 +1,162 @@
+/* The threads that serve.
+ *
+ * The kernel hands requests to those who read in turn, so that many readers would go through as many cold buffers.
+ * Only `most_reading` wait for requests at a time, one for each core and two at least; the others are parked, and
+ * one takes over when every reader is busy: with a disk that makes requests wait, so many run at once as there are
+ * threads.
+ *
+ * Signals are blocked everywhere; the thread that called waits for them, and for the last word of a reader.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+
+#include "base/cleanup.h"
+#include "base/cores.h"
+#include "base/macros.h"
+
+struct loop {
+    struct fuse_export *x;
+    pthread_t caller;
+    unsigned most, most_reading; /* never change */
+
+    pthread_mutex_t lock;
+    pthread_cond_t wanted; /* a parked thread is to go on */
+    unsigned count, reading, parked;
+    bool ending;
+    int result;
+    pthread_t *threads;
+    struct fuse_buf *buffers; /* one for each */
+};
+
+struct start {
+    struct loop *loop;
+    unsigned number;
+};
+
+static void *work(void *arg);
+
+/* Under lock. A thread that cannot be had is one less. */
+static int add_thread(struct loop *l)
+{
+    struct start *s = malloc(sizeof(*s));
+    if (!s)
+        return -ENOMEM;
+    *s = (struct start){ l, l->count };
+    int r = pthread_create(&l->threads[l->count], NULL, work, s);
+    if (r != 0) {
+        free(s);
+        return -r;
+    }
+    l->count++;
+    return 0;
+}
+
+static bool begin_reading(struct loop *l)
+{
+    LOCK_SCOPE(&l->lock);
+    while (l->reading >= l->most_reading && !l->ending) {
+        l->parked++;
+        pthread_cond_wait(&l->wanted, &l->lock);
+        l->parked--;
+    }
+    l->reading++;
+    return !l->ending;
+}
+
+/* r: what reading gave. Somebody must always read. */
+static bool end_reading(struct loop *l, int r)
+{
+    LOCK_SCOPE(&l->lock);
+    l->reading--;
+    if (r == -EINTR || r == -EAGAIN)
+        return !l->ending;
+    if (r <= 0) { /* unmounted, or broken */
+        l->ending = true;
+        l->result = r;
+        pthread_kill(l->caller, SIGTERM);
+        return false;
+    }
+    if (l->reading == 0 && l->parked > 0)
+        pthread_cond_signal(&l->wanted);
+    else if (l->reading == 0 && l->count < l->most && !l->ending)
+        add_thread(l);
+    return true;
+}
+
+static void *work(void *arg)
+{
+    struct start s = *(struct start *)arg;
+    struct loop *l = s.loop;
+    struct fuse_buf *buf = &l->buffers[s.number];
+
+    free(arg);
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
+    while (begin_reading(l)) {
+        /* Nothing else wakes a reader when the mount is to end. It holds nothing there. */
+        pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, NULL);
+        int r = fuse_session_receive_buf(l->x->session, buf);
+        pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
+        if (!end_reading(l, r))
+            break;
+        if (r > 0)
+            fuse_session_process_buf(l->x->session, buf);
+    }
+    return NULL;
+}
+
+static void finish(struct loop *l)
+{
+    unsigned count;
+    {
+        LOCK_SCOPE(&l->lock);
+        l->ending = true;
+        count = l->count; /* none is added from now on */
+        pthread_cond_broadcast(&l->wanted);
+    }
+    for (unsigned i = 0; i < count; i++)
+        pthread_cancel(l->threads[i]);
+    for (unsigned i = 0; i < count; i++) {
+        pthread_join(l->threads[i], NULL);
+        free(l->buffers[i].mem);
+    }
+}
+
+int loop_run(struct fuse_export *x)
+{
+    struct loop l = {
+        .x = x,
+        .caller = pthread_self(),
+        .most = x->threads,
+        .most_reading = MAX(usable_cores(), 2u),
+        .lock = PTHREAD_MUTEX_INITIALIZER,
+        .wanted = PTHREAD_COND_INITIALIZER,
+    };
+    sigset_t set;
+    int number, r = -ENOMEM;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    l.threads = calloc(l.most, sizeof(*l.threads));
+    l.buffers = calloc(l.most, sizeof(*l.buffers));
+    if (l.threads && l.buffers) {
+        LOCK_SCOPE(&l.lock);
+        r = add_thread(&l);
+        for (unsigned i = 1; r == 0 && i < MIN(l.most, l.most_reading); i++)
+            add_thread(&l);
+    }
+    if (r == 0) {
+        sigwait(&set, &number);
+        finish(&l);
+        r = l.result == -ENODEV ? 0 : l.result;
+    }
+    free(l.threads);
+    free(l.buffers);
+    return r;
+}
