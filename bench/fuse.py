@@ -7,7 +7,8 @@
 
 Each has a copy of its own of the same disk in /dev/shm. They take turns, the best of the repetitions counts, and the
 page cache of the mount is dropped by mounting anew for each run. The
-ratios are ours to theirs, of writes the better of ours. Random reads pass the mount's cache by (O_DIRECT).
+ratios are ours to theirs, of writes the better of ours. Random reads pass the mount's cache by (O_DIRECT), which
+nbdfuse does not get through.
 """
 
 import argparse
@@ -145,7 +146,8 @@ ROWS = [("read 1M raw", "raw", "read", "1M", 1, 1.5), ("write 1M raw", "raw", "w
 
 
 def row(name, fmt, rw, bs, jobs, asked, seconds, repeat, size):
-    servers = [kind(fmt, size) for kind in (Ours, Qsd, Nbdfuse) + (Writeback,) * (rw == "write")]
+    servers = [kind(fmt, size) for kind in (Ours, Qsd) + (Nbdfuse,) * (rw != "randread")
+               + (Writeback,) * (rw == "write")]
     best = {}
     for _ in range(repeat):
         for server in servers:
@@ -153,7 +155,8 @@ def row(name, fmt, rw, bs, jobs, asked, seconds, repeat, size):
             best[server.name] = max(best.get(server.name, value), value)
     ours = max(best[who] for who in ("ours", "--writeback") if who in best)
     if rw:
-        verdict = "".join(f"  / {other} {ours / best[other]:.2f}" for other in ("qsd", "nbdfuse"))
+        verdict = "".join(f"  / {other} {ours / best[other]:.2f}" for other in ("qsd", "nbdfuse")
+                          if other in best)
         verdict += f" (>= {asked}{'' if ours >= asked * best['qsd'] else ' MISSED'})"
     else:
         verdict = f" (<= {asked}{'' if -ours <= asked else ' MISSED'})"

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent.parent
 MANUAL = ROOT / "docs" / "man" / "img.1"
 COMPLETION = ROOT / "docs" / "completion" / "img"
 COMMANDS = ["amend", "bench", "chain", "check", "commit", "compare", "convert", "create", "dd", "info",
-            "map", "measure", "rebase", "resize"]
+            "map", "measure", "mount", "mounts", "partitions", "rebase", "resize", "umount"]
 
 
 def help_options(img, command):
@@ -43,6 +43,12 @@ def test_manual_and_help_list_the_same_options(img, command):
     assert ours and ours == manual_options(command)
 
 
+def test_the_page_of_mount_lists_its_options(img):
+    text = (MANUAL.parent / "img-mount.1").read_text()
+    names = {name for _, name, _ in help_options(img, "mount")}
+    assert names == set(re.findall(r"^\.It .*Fl -([\w-]+)", text, re.M))
+
+
 def test_manual_names_every_command(img):
     text = MANUAL.read_text()
     for command in re.findall(r"^  (\w+) ", img("help").out.split("Commands:")[1], re.M):
@@ -50,8 +56,8 @@ def test_manual_names_every_command(img):
 
 
 def test_manual_has_no_faults(need_tool):
-    done = subprocess.run([need_tool("mandoc"), "-Tlint", "-Wwarning", MANUAL], capture_output=True,
-                          text=True)
+    done = subprocess.run([need_tool("mandoc"), "-Tlint", "-Wwarning", MANUAL, MANUAL.parent / "img-mount.1"],
+                          capture_output=True, text=True)
     faults = [line for line in done.stdout.splitlines() if "mandoc.db" not in line]
     assert not faults
 
