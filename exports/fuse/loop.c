@@ -1,9 +1,10 @@
 /* The threads that serve.
  *
  * The kernel hands requests to those who read in turn, so that many readers would go through as many cold buffers.
- * Only `most_reading` wait for requests at a time, one for each core and two at least; the others are parked, and
- * one takes over when every reader is busy: with a disk that makes requests wait, so many run at once as there are
- * threads.
+ * Only `most_reading` wait for requests at a time, one for each core and two at least; the others are parked. When
+ * every reader is busy one of those takes over, but only if requests have been slow of late: with a disk that makes
+ * them wait, so many run at once as there are threads, while one that answers from memory would lose more by
+ * waking somebody than by waiting for the reader to come back.
  *
  * Signals are blocked everywhere; the thread that called waits for them, and for the last word of a reader.
  */
@@ -18,8 +19,11 @@
 #include "base/cores.h"
 #include "base/macros.h"
 
+enum { SLOW = 1000000, SLOW_FOR = 200000000 }; /* nanoseconds */
+
 struct loop {
     struct fuse_export *x;
+    atomic_llong slow_until; /* by the monotonic clock */
     pthread_t caller;
     unsigned most, most_reading; /* never change */
 
@@ -38,6 +42,14 @@ struct start {
 };
 
 static void *work(void *arg);
+
+static long long now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
 
 /* Under lock. A thread that cannot be had is one less. */
 static int add_thread(struct loop *l)
@@ -80,11 +92,23 @@ static bool end_reading(struct loop *l, int r)
         pthread_kill(l->caller, SIGTERM);
         return false;
     }
-    if (l->reading == 0 && l->parked > 0)
+    if (l->reading > 0 || now() > atomic_load(&l->slow_until))
+        return true;
+    if (l->parked > 0)
         pthread_cond_signal(&l->wanted);
-    else if (l->reading == 0 && l->count < l->most && !l->ending)
+    else if (l->count < l->most && !l->ending)
         add_thread(l);
     return true;
+}
+
+static void process(struct loop *l, struct fuse_buf *buf)
+{
+    long long began = now();
+
+    fuse_session_process_buf(l->x->session, buf);
+    long long end = now();
+    if (end - began > SLOW)
+        atomic_store(&l->slow_until, end + SLOW_FOR);
 }
 
 static void *work(void *arg)
@@ -103,7 +127,7 @@ static void *work(void *arg)
         if (!end_reading(l, r))
             break;
         if (r > 0)
-            fuse_session_process_buf(l->x->session, buf);
+            process(l, buf);
     }
     return NULL;
 }
