@@ -6,7 +6,7 @@
  *
  * Errors     0 or a negative errno, and a sentence in *err.
  * Threads    All by one thread, which takes SIGTERM, SIGINT and SIGHUP while it runs: they are blocked before
- *            there are other threads, so that none of those takes them.
+ *            there are other threads, so that none of those takes them. SIGUSR1 is its own.
  */
 #ifndef EXPORTS_FUSE_EXPORT_H
 #define EXPORTS_FUSE_EXPORT_H

@@ -34,6 +34,8 @@ struct loop {
     int result;
     pthread_t *threads;
     struct fuse_buf *buffers; /* one for each */
+    bool *is_reading;         /* the thread is in the kernel for a request, or as good as */
+    unsigned gone;            /* threads that have ended */
 };
 
 struct start {
@@ -67,7 +69,7 @@ static int add_thread(struct loop *l)
     return 0;
 }
 
-static bool begin_reading(struct loop *l)
+static bool begin_reading(struct loop *l, unsigned number)
 {
     LOCK_SCOPE(&l->lock);
     while (l->reading >= l->most_reading && !l->ending) {
@@ -76,29 +78,36 @@ static bool begin_reading(struct loop *l)
         l->parked--;
     }
     l->reading++;
+    l->is_reading[number] = true;
+    if (l->ending) {
+        l->is_reading[number] = false;
+        l->gone++;
+    }
     return !l->ending;
 }
 
 /* r: what reading gave. Somebody must always read. */
-static bool end_reading(struct loop *l, int r)
+static void end_reading(struct loop *l, unsigned number, int r)
 {
     LOCK_SCOPE(&l->lock);
     l->reading--;
+    l->is_reading[number] = false;
     if (r == -EINTR || r == -EAGAIN)
-        return !l->ending;
+        return;   /* begin_reading knows whether it is the end */
     if (r <= 0) { /* unmounted, or broken */
+        if (!l->ending)
+            l->result = r;
         l->ending = true;
-        l->result = r;
+        pthread_cond_broadcast(&l->wanted);
         pthread_kill(l->caller, SIGTERM);
-        return false;
+        return;
     }
     if (l->reading > 0 || now() > atomic_load(&l->slow_until))
-        return true;
+        return;
     if (l->parked > 0)
         pthread_cond_signal(&l->wanted);
     else if (l->count < l->most && !l->ending)
         add_thread(l);
-    return true;
 }
 
 static void process(struct loop *l, struct fuse_buf *buf)
@@ -118,32 +127,43 @@ static void *work(void *arg)
     struct fuse_buf *buf = &l->buffers[s.number];
 
     free(arg);
-    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
-    while (begin_reading(l)) {
-        /* Nothing else wakes a reader when the mount is to end. It holds nothing there. */
-        pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, NULL);
+    while (begin_reading(l, s.number)) {
         int r = fuse_session_receive_buf(l->x->session, buf);
-        pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
-        if (!end_reading(l, r))
-            break;
+        end_reading(l, s.number, r);
         if (r > 0)
             process(l, buf);
     }
     return NULL;
 }
 
+/* Nothing but a signal wakes a reader while the mount lives on for those who have files open. It may come just before the
+ * reading begins and be lost, so it is sent until all have seen it; never to a thread that works on a request. */
+static void nothing(int number)
+{
+    (void)number;
+}
+
+static bool all_gone(struct loop *l)
+{
+    LOCK_SCOPE(&l->lock);
+    for (unsigned i = 0; i < l->count; i++) {
+        if (l->is_reading[i])
+            pthread_kill(l->threads[i], SIGUSR1);
+    }
+    return l->gone == l->count;
+}
+
 static void finish(struct loop *l)
 {
-    unsigned count;
+    const struct timespec moment = { .tv_nsec = 1000000 };
     {
         LOCK_SCOPE(&l->lock);
-        l->ending = true;
-        count = l->count; /* none is added from now on */
+        l->ending = true; /* no thread is added from now on */
         pthread_cond_broadcast(&l->wanted);
     }
-    for (unsigned i = 0; i < count; i++)
-        pthread_cancel(l->threads[i]);
-    for (unsigned i = 0; i < count; i++) {
+    while (!all_gone(l))
+        nanosleep(&moment, NULL);
+    for (unsigned i = 0; i < l->count; i++) {
         pthread_join(l->threads[i], NULL);
         free(l->buffers[i].mem);
     }
@@ -167,9 +187,11 @@ int loop_run(struct fuse_export *x)
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &set, NULL);
+    sigaction(SIGUSR1, &(struct sigaction){ .sa_handler = nothing }, NULL);
+    l.is_reading = calloc(l.most, sizeof(*l.is_reading));
     l.threads = calloc(l.most, sizeof(*l.threads));
     l.buffers = calloc(l.most, sizeof(*l.buffers));
-    if (l.threads && l.buffers) {
+    if (l.threads && l.buffers && l.is_reading) {
         LOCK_SCOPE(&l.lock);
         r = add_thread(&l);
         for (unsigned i = 1; r == 0 && i < MIN(l.most, l.most_reading); i++)
@@ -182,5 +204,6 @@ int loop_run(struct fuse_export *x)
     }
     free(l.threads);
     free(l.buffers);
+    free(l.is_reading);
     return r;
 }

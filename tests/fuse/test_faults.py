@@ -95,9 +95,8 @@ def test_a_file_that_may_not_grow(img, mount, tmp):
 def test_image_truncated(img, mount, tmp):
     """Its end reads as zeroes or not at all; the mount goes on."""
     Path("a.raw").write_bytes(b"x" * (4 * MIB))
-    img("convert", "-f", "raw", "-O", "qcow2", "a.raw", "a.qcow2")
-    m = mount("-f", "qcow2", "a.qcow2")
-    os.truncate("a.qcow2", 2 * MIB)
+    m = mount("-f", "raw", "a.raw")
+    os.truncate("a.raw", 2 * MIB)
     fd = os.open(m / "disk", os.O_RDONLY)
     assert os.pread(fd, 4096, 0) == b"x" * 4096
     try:
