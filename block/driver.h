@@ -180,6 +180,10 @@ struct driver {
      * that) and the file name (may be NULL). Pure. */
     int (*probe)(const uint8_t *buf, size_t len, const char *filename);
 
+    /* Filters for files that are compressed as a whole: the first len bytes are of such a file. Pure. Asked only
+     * where graph.c says that it may be. */
+    bool (*wraps)(const uint8_t *buf, size_t len);
+
     /* What the file name "NAME:..." means, NAME being the driver's, or beginning with it and a '+' ("nbd+unix"):
      * a description as in json:{...}. NULL and an error when it means nothing. NULL: no file name of this driver. */
     json_t *(*describe)(const char *filename, struct error **err);

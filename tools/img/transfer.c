@@ -83,7 +83,7 @@ static bool open_sources(struct transfer *t, char **names)
             .format = o->format,
             .cache = o->source_cache,
             .image_opts = o->image_opts,
-            .flags = BLK_OPEN_QUIET | (o->share ? BLK_OPEN_SHARED : 0),
+            .flags = BLK_OPEN_QUIET | BLK_OPEN_UNWRAP | (o->share ? BLK_OPEN_SHARED : 0),
             .snapshot = o->snapshot,
         };
         t->sources[i] = image_open(&spec);
