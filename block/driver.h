@@ -155,7 +155,8 @@ enum driver_flag {
     DRIVER_NEW_ZERO = 1 << 5,   /* a new image reads as zeroes */
     DRIVER_DATA_FILE = 1 << 6,  /* may have a data file, and then the create option "data_file" */
     DRIVER_EXTENTS = 1 << 7,    /* open may call node_open_extent */
-    DRIVER_KNOWS_BACKING = 1 << 8, /* create wants node_create_backing, whatever "unchecked" says */
+    DRIVER_KNOWS_BACKING = 1 << 8, /* create and change_backing want node_create_backing, whatever
+                                    * "unchecked" says */
 };
 
 struct driver {
@@ -307,7 +308,8 @@ enum { EXTENT_READ_ONLY = 1 };
 int node_open_extent(struct blk_node *n, const char *stated, unsigned flags, struct blk_node **out,
                      struct error **err);
 
-/* In create: the name that the file will have when it is whole; the backing node of the image (NULL: none);
+/* In create: the name that the file will have when it is whole; the backing node of the image (NULL: none), in
+ * change_backing the new one of this node;
  * and one more file in the same folder, made or overwritten, size bytes of zeroes and open for writing, to be
  * closed with blk_close. */
 const char *node_final_name(struct blk_node *file);

@@ -62,7 +62,7 @@ struct blk_node {
     VECTOR(struct extent_edge) extents;
     const struct opening *opening; /* while the driver's open runs */
     /* While the driver's create writes to this file: the name it will have (NULL: its own), and the backing
-     * node of the image in the making (NULL: none). */
+     * node of the image in the making (NULL: none). While change_backing runs: the new one. */
     const char *final_name;
     struct blk_node *create_backing;
 
