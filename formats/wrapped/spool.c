@@ -4,7 +4,6 @@
  * the file system some space: what fills up the disk of a machine is worse than a refusal.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/hidden.h"
 #include "base/iov.h"
 #include "base/iszero.h"
 #include "base/macros.h"
@@ -20,40 +20,17 @@
 enum { OUT = 4 * CHUNK, GRAIN = 4096 };
 #define MARGIN (UINT64_C(1) << 30) /* bytes left free at least, or a twentieth of a small disk */
 
-static const char *folder(void)
-{
-    const char *env = getenv("TMPDIR");
-
-    return env && *env ? env : "/var/tmp";
-}
-
-static int open_hidden(void)
-{
-    _cleanup_free_ char *name = NULL;
-    int fd = open(folder(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-
-    if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT))
-        return fd < 0 ? -errno : fd;
-    if (asprintf(&name, "%s/img.XXXXXX", folder()) < 0)
-        return -ENOMEM;
-    fd = mkostemp(name, O_CLOEXEC);
-    if (fd < 0)
-        return -errno;
-    unlink(name);
-    return fd;
-}
-
 int spool_begin(struct wrapped *w, struct error **err)
 {
     struct spool *s = &w->spool;
     struct statvfs fs;
 
-    s->fd = open_hidden();
+    s->fd = hidden_open();
     if (s->fd < 0)
         return error_set(err, -s->fd,
                          "%s: no temporary file for what it decodes to could be made in '%s': %s "
                          "(TMPDIR says where)",
-                         blk_filename(w->file), folder(), strerror(-s->fd));
+                         blk_filename(w->file), hidden_folder(), strerror(-s->fd));
     pthread_mutex_init(&s->lock, NULL);
     s->margin = MARGIN;
     if (fstatvfs(s->fd, &fs) == 0)
@@ -122,11 +99,11 @@ static int keep(struct wrapped *w, size_t len, struct error **err)
         return error_set(err, -ret,
                          "%s: what it decodes to finds no room in '%s' beyond %" PRIu64
                          " bytes: %s (TMPDIR says where it is put)",
-                         blk_filename(w->file), folder(), off, strerror(-ret));
+                         blk_filename(w->file), hidden_folder(), off, strerror(-ret));
     /* Past the last data are zeroes, too. */
     if (ftruncate(s->fd, (off_t)(off + len)) < 0)
         return error_set(err, errno, "%s: the temporary file in '%s' cannot be made longer: %s",
-                         blk_filename(w->file), folder(), strerror(errno));
+                         blk_filename(w->file), hidden_folder(), strerror(errno));
     atomic_store(&s->decoded, off + len);
     return 0;
 }
