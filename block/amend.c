@@ -31,6 +31,23 @@ static int remember_backing(struct blk_node *n, const char *filename, const char
     return node_set_backing(n, filename, format);
 }
 
+/* For drivers that write down which image it was. */
+static int open_new_backing(struct blk_node *n, const char *filename, const char *format,
+                            struct error **err)
+{
+    struct blk_open_args open = { .format = format, .flags = BLK_OPEN_NO_IO | BLK_OPEN_NO_BACKING };
+
+    if (!(n->drv->flags & DRIVER_KNOWS_BACKING) || !filename)
+        return 0;
+    _cleanup_free_ char *full = graph_resolve(n->filename, filename);
+    if (!full)
+        return error_set(err, ENOMEM, "out of memory");
+    int ret = blk_open(full, &open, &n->create_backing, err);
+    if (ret < 0)
+        error_prefix(err, "%s: could not open its new backing file", n->filename);
+    return ret;
+}
+
 int blk_change_backing(struct blk_node *n, const char *filename, const char *format,
                        struct error **err)
 {
@@ -45,11 +62,16 @@ int blk_change_backing(struct blk_node *n, const char *filename, const char *for
         filename = NULL;
     if (!filename)
         format = NULL;
+    ret = open_new_backing(n, filename, format, err);
+    if (ret < 0)
+        return ret;
     gate_close(&n->gate);
     ret = n->drv->change_backing(n, filename, format, err);
     if (ret == 0 && remember_backing(n, filename, format) < 0)
         ret = error_set(err, ENOMEM, "out of memory");
     gate_open(&n->gate);
+    blk_close(n->create_backing, NULL);
+    n->create_backing = NULL;
     return ret;
 }
 

@@ -60,6 +60,7 @@ enum blk_open_flag {
     BLK_OPEN_NO_IO = 1 << 5,      /* for info: contents will not be read */
     BLK_OPEN_RESIZE = 1 << 6,     /* the node will be resized; takes the lock for it */
     BLK_OPEN_QUIET = 1 << 7,      /* no warning when raw was probed */
+    BLK_OPEN_UNWRAP = 1 << 8,     /* with neither format nor writing: look into gzip, xz and zstd */
 };
 
 /* What references stored inside images (backing files) may be followed to. */
@@ -139,6 +140,7 @@ struct blk_info {
     char *backing_filename;      /* as the image states it; NULL: none */
     char *full_backing_filename; /* as it would be opened from here */
     char *backing_format;
+    char *wrapped;   /* the file is compressed as a whole: "gzip"; NULL: it is not */
     char *specific;  /* JSON object {"type": ..., "data": {...}} or NULL */
     char *snapshots; /* JSON array or NULL */
 };

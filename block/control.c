@@ -99,6 +99,14 @@ int64_t node_actual_size(struct blk_node *n)
     return file->drv->actual_size ? file->drv->actual_size(file) : -ENOTSUP;
 }
 
+/* The filter through which the node's file is read. */
+static const char *wrapped_by(struct blk_node *n)
+{
+    const struct blk_node *file = n->edge[EDGE_FILE];
+
+    return file && file->drv->wraps ? file->drv->name : NULL;
+}
+
 static int info_generic(struct blk_node *n, struct blk_info *out)
 {
     int64_t actual = node_actual_size(n);
@@ -113,7 +121,8 @@ static int info_generic(struct blk_node *n, struct blk_info *out)
     if (copy_text(&out->filename, n->filename) < 0 || copy_text(&out->format, n->drv->name) < 0 ||
         copy_text(&out->backing_filename, n->backing_filename) < 0 ||
         copy_text(&out->full_backing_filename, n->backing_resolved) < 0 ||
-        copy_text(&out->backing_format, n->backing_format) < 0)
+        copy_text(&out->backing_format, n->backing_format) < 0 ||
+        copy_text(&out->wrapped, wrapped_by(n)) < 0)
         return -ENOMEM;
     return 0;
 }
@@ -140,6 +149,7 @@ void blk_info_free(struct blk_info *info)
     free(info->backing_filename);
     free(info->full_backing_filename);
     free(info->backing_format);
+    free(info->wrapped);
     free(info->specific);
     free(info->snapshots);
     *info = (struct blk_info){ 0 };

@@ -155,7 +155,8 @@ enum driver_flag {
     DRIVER_NEW_ZERO = 1 << 5,   /* a new image reads as zeroes */
     DRIVER_DATA_FILE = 1 << 6,  /* may have a data file, and then the create option "data_file" */
     DRIVER_EXTENTS = 1 << 7,    /* open may call node_open_extent */
-    DRIVER_KNOWS_BACKING = 1 << 8, /* create wants node_create_backing, whatever "unchecked" says */
+    DRIVER_KNOWS_BACKING = 1 << 8, /* create and change_backing want node_create_backing, whatever
+                                    * "unchecked" says */
 };
 
 struct driver {
@@ -179,6 +180,10 @@ struct driver {
     /* 0..100: how sure this is the format, from the first len bytes (at most 2048, zero padded to
      * that) and the file name (may be NULL). Pure. */
     int (*probe)(const uint8_t *buf, size_t len, const char *filename);
+
+    /* Filters for files that are compressed as a whole: the first len bytes are of such a file. Pure. Asked only
+     * where graph.c says that it may be. */
+    bool (*wraps)(const uint8_t *buf, size_t len);
 
     /* What the file name "NAME:..." means, NAME being the driver's, or beginning with it and a '+' ("nbd+unix"):
      * a description as in json:{...}. NULL and an error when it means nothing. NULL: no file name of this driver. */
@@ -303,7 +308,8 @@ enum { EXTENT_READ_ONLY = 1 };
 int node_open_extent(struct blk_node *n, const char *stated, unsigned flags, struct blk_node **out,
                      struct error **err);
 
-/* In create: the name that the file will have when it is whole; the backing node of the image (NULL: none);
+/* In create: the name that the file will have when it is whole; the backing node of the image (NULL: none), in
+ * change_backing the new one of this node;
  * and one more file in the same folder, made or overwritten, size bytes of zeroes and open for writing, to be
  * closed with blk_close. */
 const char *node_final_name(struct blk_node *file);

@@ -28,17 +28,45 @@ const struct driver *probe_bytes(const uint8_t buf[PROBE_BYTES], const char *fil
     return best;
 }
 
-int probe_node(struct blk_node *file, const char *filename, const struct driver **out,
-               struct error **err)
+const struct driver *probe_wrapped(const uint8_t buf[PROBE_BYTES])
 {
-    uint8_t buf[PROBE_BYTES] = { 0 };
-    uint64_t size = blk_size(file);
-    size_t len = size < sizeof(buf) ? (size_t)size : sizeof(buf);
+    for (const struct driver *const *d = driver_table; *d; d++)
+        if ((*d)->wraps && (*d)->wraps(buf, PROBE_BYTES))
+            return *d;
+    return NULL;
+}
 
+static int read_head(struct blk_node *file, const char *filename, uint8_t buf[PROBE_BYTES],
+                     struct error **err)
+{
+    uint64_t size = blk_size(file);
+    size_t len = size < PROBE_BYTES ? (size_t)size : PROBE_BYTES;
+
+    memset(buf, 0, PROBE_BYTES);
     int ret = len ? blk_read(file, 0, buf, len, 0) : 0;
     if (ret < 0)
         return error_set(err, -ret, "%s: could not read its first bytes to find the format: %s",
                          filename, strerror(-ret));
+    return 0;
+}
+
+int probe_wrapping(struct blk_node *file, const struct driver **out, struct error **err)
+{
+    uint8_t buf[PROBE_BYTES];
+    int ret = read_head(file, blk_filename(file), buf, err);
+
+    *out = ret < 0 ? NULL : probe_wrapped(buf);
+    return ret;
+}
+
+int probe_node(struct blk_node *file, const char *filename, const struct driver **out,
+               struct error **err)
+{
+    uint8_t buf[PROBE_BYTES];
+    int ret = read_head(file, filename, buf, err);
+
+    if (ret < 0)
+        return ret;
     *out = probe_bytes(buf, filename);
     if (!*out)
         return error_set(err, ENOTSUP, "%s: unknown format, and this program has no raw driver",

@@ -508,6 +508,51 @@ static int named_driver(json_t *desc, bool leaf, const struct driver **out, stru
     return 0;
 }
 
+/* A file that is compressed as a whole is looked into, or not. Its first bytes alone do not decide that, since a guest may
+ * write any bytes to its disk:
+ *
+ * 1. The user named it without a format, and the program asked for it (BLK_OPEN_UNWRAP: commands that read a source).
+ *    A stated format is the truth, and raw is one.
+ * 2. It is the top of the graph. What an image states, backing file or extent, is taken as it is.
+ * 3. Nobody will write to it: not with RDWR, RESIZE or REPAIR.
+ * 4. What lies inside may not lead to other files unless the user says --follow=any: a disk that was raw until its guest
+ *    wrote a compressed image with a backing file gains nothing by that.
+ *
+ * And the guard of guessed raw disks (io.c) refuses writes of such beginnings, as of those of formats. */
+static bool may_unwrap(const struct inherit *in)
+{
+    const unsigned writes = BLK_OPEN_RDWR | BLK_OPEN_RESIZE | BLK_OPEN_REPAIR;
+
+    return (in->flags & BLK_OPEN_UNWRAP) && !(in->flags & writes) && in->depth == 0 && !in->leaf &&
+           !in->raw;
+}
+
+/* Puts the filter between the file and whoever will read it. */
+static int unwrap(struct blk_node **file, const struct node_options *o, const struct inherit *in,
+                  struct inherit *inside, struct error **err)
+{
+    const struct driver *d;
+    int ret = probe_wrapping(*file, &d, err);
+    if (ret < 0 || !d)
+        return ret;
+    _cleanup_json_ json_t *none = json_object();
+    struct blk_node *n = none ? node_new(d) : NULL;
+    if (!n)
+        return error_set(err, ENOMEM, "out of memory");
+    apply(n, o, in);
+    n->edge[EDGE_FILE] = blk_ref(*file);
+    ret = open_driver(n, none, err);
+    if (ret < 0) {
+        node_discard(n);
+        return ret;
+    }
+    blk_close(*file, NULL);
+    *file = n;
+    if (in->follow != BLK_FOLLOW_ANY)
+        inside->follow = BLK_FOLLOW_NONE;
+    return 0;
+}
+
 static int build(json_t *desc, const struct node_options *o, const struct inherit *in,
                  struct blk_node **out, struct error **err)
 {
@@ -517,6 +562,7 @@ static int build(json_t *desc, const struct node_options *o, const struct inheri
     if (ret < 0)
         return ret;
     bool probed = !d && !in->raw;
+    struct inherit inside = *in;
 
     /* The edge is opened before the node exists, since its bytes may decide the driver. */
     if (!d || !(d->flags & DRIVER_NO_CHILD)) {
@@ -527,6 +573,8 @@ static int build(json_t *desc, const struct node_options *o, const struct inheri
                               &file, err);
         if (!d && in->raw)
             d = driver_find("raw");
+        if (ret == 0 && !d && may_unwrap(in))
+            ret = unwrap(&file, o, in, &inside, err);
         if (ret == 0 && !d)
             ret = probe_node(file, blk_filename(file), &d, err);
         if (ret == 0 && d->second_edge)
@@ -563,14 +611,14 @@ static int build(json_t *desc, const struct node_options *o, const struct inheri
         extents = json_incref(json_object_get(desc, "extents"));
         json_object_del(desc, "extents");
     }
-    struct opening opening = { in, extents };
+    struct opening opening = { &inside, extents };
     n->opening = &opening;
     ret = open_driver(n, desc, err);
     n->opening = NULL;
     if (ret == 0 && (d->flags & DRIVER_DATA_FILE))
-        ret = open_data_file(n, data_override, in, err);
+        ret = open_data_file(n, data_override, &inside, err);
     if (ret == 0 && (d->flags & DRIVER_BACKING))
-        ret = open_backing(n, override, in, err);
+        ret = open_backing(n, override, &inside, err);
     if (ret == 0 && o->node_name && o->node_name[0])
         ret = node_register(n, o->node_name, err);
     if (ret == 0 && n->guard_magic && !n->read_only && !(in->flags & BLK_OPEN_QUIET))

@@ -214,7 +214,7 @@ static int guard_magic(struct blk_node *n, uint64_t off, const struct iovec *iov
     if (ret < 0)
         return ret;
     iov_read(&at, head + off, MIN(len, sizeof(head) - off));
-    return probe_bytes(head, NULL) == n->drv ? 0 : -EPERM;
+    return probe_bytes(head, NULL) == n->drv && !probe_wrapped(head) ? 0 : -EPERM;
 }
 
 static int zero_inside(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags);

@@ -62,7 +62,7 @@ struct blk_node {
     VECTOR(struct extent_edge) extents;
     const struct opening *opening; /* while the driver's open runs */
     /* While the driver's create writes to this file: the name it will have (NULL: its own), and the backing
-     * node of the image in the making (NULL: none). */
+     * node of the image in the making (NULL: none). While change_backing runs: the new one. */
     const char *final_name;
     struct blk_node *create_backing;
 
@@ -153,6 +153,9 @@ int bounce_write(struct blk_node *n, uint64_t off, const struct iovec *iov, int 
 const struct driver *driver_find(const char *name);
 /* Scores all formats on the first bytes; never NULL (raw is the fallback). */
 const struct driver *probe_bytes(const uint8_t buf[PROBE_BYTES], const char *filename);
+/* The filter for a file that is compressed as a whole; NULL: it is not. */
+const struct driver *probe_wrapped(const uint8_t buf[PROBE_BYTES]);
+int probe_wrapping(struct blk_node *file, const struct driver **out, struct error **err);
 int probe_node(struct blk_node *file, const char *filename, const struct driver **out,
                struct error **err);
 

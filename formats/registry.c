@@ -9,6 +9,9 @@ extern const struct driver qcow2_driver;
 extern const struct driver vdi_driver;
 extern const struct driver vpc_driver;
 extern const struct driver vmdk_driver;
+extern const struct driver gzip_driver;
+extern const struct driver xz_driver;
+extern const struct driver zstd_driver;
 extern const struct driver nbd_driver; /* nbd/ */
 extern const struct driver vhdx_driver;
 
@@ -29,6 +32,9 @@ const struct driver *const driver_table[] = {
     &blklogwrites_driver,
     &blkverify_driver,
     &delay_driver,
+    &gzip_driver,
+    &xz_driver,
+    &zstd_driver,
     /* formats */
     &raw_driver,
     &qcow2_driver,

@@ -61,9 +61,9 @@ struct layout {
 };
 
 /* A parent is found by its UUID in the image's folder, so there it must be. */
-static int check_backing(const struct vdi_create *o, bool is_static, struct error **err)
+int vdi_check_backing(const char *name, const char *format, bool is_static, struct error **err)
 {
-    const char *name = o->backing_file;
+    const char *stated = name;
 
     if (!name || !name[0])
         return 0;
@@ -73,10 +73,9 @@ static int check_backing(const struct vdi_create *o, bool is_static, struct erro
         return error_set(err, EINVAL,
                          "backing_file '%s' is not in the image's own folder: VDI images find "
                          "their parent there, by its UUID",
-                         o->backing_file);
-    if (o->backing_fmt && strcmp(o->backing_fmt, "vdi") != 0)
-        return error_set(err, EINVAL, "the parent of a VDI image must be vdi, not %s",
-                         o->backing_fmt);
+                         stated);
+    if (format && strcmp(format, "vdi") != 0)
+        return error_set(err, EINVAL, "the parent of a VDI image must be vdi, not %s", format);
     if (is_static)
         return error_set(err, EINVAL, "an image with a backing file cannot be static");
     return 0;
@@ -103,7 +102,7 @@ static int plan(const struct vdi_create *o, struct layout *l, struct error **err
     l->map_bytes = vdi_map_bytes(l->blocks);
     l->data = align_up(VDI_HEADER + l->map_bytes, DATA_ALIGN);
     l->end = l->data + (l->is_static ? l->blocks * l->block_size : 0);
-    return check_backing(o, l->is_static, err);
+    return vdi_check_backing(o->backing_file, o->backing_fmt, l->is_static, err);
 }
 
 int vdi_check_create(const void *options, struct error **err)

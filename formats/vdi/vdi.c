@@ -173,6 +173,43 @@ static int vdi_backing_opened(struct blk_node *n, struct error **err)
                      name, blk_filename(node_child(n, EDGE_BACKING)));
 }
 
+/* One sector says all of it. */
+static int vdi_change_backing(struct blk_node *n, const char *filename, const char *format,
+                              struct error **err)
+{
+    struct vdi *v = node_state(n);
+    const struct vdi *parent = filename ? node_state_as(node_create_backing(n), &vdi_driver) : NULL;
+    uint8_t old[VDI_HEADER];
+    int ret = vdi_check_backing(filename, format, v->type == VDI_STATIC, err);
+
+    if (ret < 0)
+        return ret;
+    if (filename && !parent)
+        return error_set(err, EINVAL, "%s: its new parent '%s' is not VDI", blk_filename(n),
+                         filename);
+    memcpy(old, v->header, VDI_HEADER);
+    memset(v->header + AT_PARENT_UUID, 0, VDI_UUID);
+    memset(v->header + AT_PARENT_MODIFIED, 0, VDI_UUID);
+    if (parent) {
+        memcpy(v->header + AT_PARENT_UUID, parent->header + AT_UUID, VDI_UUID);
+        memcpy(v->header + AT_PARENT_MODIFIED, parent->header + AT_MODIFIED_UUID, VDI_UUID);
+    }
+    if (v->type != VDI_STATIC)
+        store_le32(v->header + AT_TYPE, parent ? VDI_DIFFERENCING : VDI_DYNAMIC);
+    ret = bat_flush(n);
+    if (ret == 0)
+        ret = vdi_write_header(v);
+    if (ret == 0)
+        ret = blk_flush(v->bat.file);
+    if (ret == 0) {
+        v->type = (enum vdi_type)load_le32(v->header + AT_TYPE);
+        return 0;
+    }
+    memcpy(v->header, old, VDI_HEADER);
+    return error_set(err, -ret, "%s: could not write the header: %s", blk_filename(n),
+                     strerror(-ret));
+}
+
 /* ---- the blocks ------------------------------------------------------------------------------------------ */
 
 static int vdi_reserve(struct bat *b, uint64_t to)
@@ -348,6 +385,7 @@ const struct driver vdi_driver = {
     .zero_range = bat_zero_range,
     .discard_range = bat_discard_range,
     .resize = vdi_resize,
+    .change_backing = vdi_change_backing,
     .make_empty = vdi_make_empty,
     .check = vdi_check,
     .info = vdi_info,

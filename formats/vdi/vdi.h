@@ -79,6 +79,8 @@ void vdi_claim(struct vdi *v, uint64_t end);
 void vdi_set_geometry(struct vdi *v);
 
 /* create.c */
+/* A name that VDI can state: of a file in the image's own folder. */
+int vdi_check_backing(const char *name, const char *format, bool is_static, struct error **err);
 int vdi_check_create(const void *options, struct error **err);
 int vdi_create(struct blk_node *file, const void *options, struct error **err);
 int vdi_measure(const void *options, uint64_t size, struct blk_node *src, struct blk_measure *out,

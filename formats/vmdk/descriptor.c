@@ -307,3 +307,51 @@ char *vmdk_desc_resized(const struct vmdk_desc *d, size_t i, uint64_t sectors)
     strbuf_addn(&s, w.at, (size_t)(d->text + d->len - w.at));
     return strbuf_take(&s);
 }
+
+/* The new hint stands behind parentCID, and is not shorter than the old one: then nothing else moves. */
+static void add_hint(struct strbuf *s, const char *hint, size_t old)
+{
+    size_t before = s->len;
+
+    if (hint)
+        strbuf_addf(s, "parentFileNameHint=\"%s\"", hint);
+    while (old > 0 && s->len - before < old - 1)
+        strbuf_addn(s, " ", 1);
+    if (hint || old > 0)
+        strbuf_addn(s, "\n", 1);
+}
+
+/* The length of the line that states the parent's name, with its end; 0: none. *at: where it begins. */
+static size_t hint_line(const struct vmdk_desc *d, size_t *at)
+{
+    for (*at = 0; *at < d->len;) {
+        const char *line = d->text + *at, *stop = memchr(line, '\n', d->len - *at);
+        size_t len = stop ? (size_t)(stop - line) + 1 : d->len - *at;
+        struct words w = { line, line + len };
+        skip_blanks(&w);
+        if ((size_t)(w.end - w.at) > 18 && !strncmp(w.at, "parentFileNameHint", 18))
+            return len;
+        *at += len;
+    }
+    return 0;
+}
+
+char *vmdk_desc_reparented(const struct vmdk_desc *d, const char *hint, uint32_t cid)
+{
+    struct strbuf s = STRBUF_INIT;
+    size_t hint_at, hint_len = hint_line(d, &hint_at), at = d->parent_cid_at + d->parent_cid_len;
+
+    strbuf_addn(&s, d->text, d->parent_cid_at);
+    strbuf_addf(&s, "%08" PRIx32, cid);
+    const char *stop = memchr(d->text + at, '\n', d->len - at);
+    size_t behind = stop ? (size_t)(stop - d->text) + 1 : d->len;
+    if (hint_len > 0 && hint_at >= behind) {
+        strbuf_addn(&s, d->text + at, hint_at - at);
+        behind = hint_at + hint_len;
+    } else {
+        strbuf_addn(&s, d->text + at, behind - at);
+    }
+    add_hint(&s, hint, hint_len);
+    strbuf_addn(&s, d->text + behind, d->len - behind);
+    return strbuf_take(&s);
+}

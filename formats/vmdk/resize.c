@@ -25,8 +25,7 @@ static int failed(struct vmdk *v, int ret, const char *doing, struct error **err
 
 /* ---- the descriptor -------------------------------------------------------------------------------------- */
 
-/* The text in force from now on; extents borrow their names from it. */
-static int adopt(struct vmdk *v, char *text, struct error **err)
+int vmdk_desc_adopt(struct vmdk *v, char *text, struct error **err)
 {
     struct vmdk_desc d;
     int ret = vmdk_desc_parse(&d, blk_filename(v->file), text, strlen(text), err);
@@ -63,7 +62,7 @@ int vmdk_desc_rewrite(struct vmdk *v, size_t i, uint64_t sectors, struct error *
     padded[whole] = '\0';
     char *mine = padded;
     padded = NULL;
-    return adopt(v, mine, err);
+    return vmdk_desc_adopt(v, mine, err);
 }
 
 /* ---- flat ----------------------------------------------------------------------------------------------------- */

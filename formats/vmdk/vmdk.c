@@ -75,6 +75,7 @@ const struct driver vmdk_driver = {
     .decode = vmdk_decode,
     .encode = vmdk_encode,
     .resize = vmdk_resize,
+    .change_backing = vmdk_change_backing,
     .make_empty = vmdk_make_empty,
     .check = vmdk_check,
     .info = vmdk_info,

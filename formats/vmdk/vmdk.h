@@ -97,6 +97,8 @@ struct vmdk_new {
 };
 /* To be freed; NULL: no memory. */
 char *vmdk_desc_build(const struct vmdk_new *n);
+/* The text with another parent: its name (NULL: none) and CID. To be freed; NULL: no memory. */
+char *vmdk_desc_reparented(const struct vmdk_desc *d, const char *hint, uint32_t cid);
 /* The text with line i's number of sectors changed. To be freed; NULL: no memory. */
 char *vmdk_desc_resized(const struct vmdk_desc *d, size_t i, uint64_t sectors);
 
@@ -343,6 +345,10 @@ void vmdk_layout(struct vmdk_header *h, uint64_t sectors);
 int vmdk_write_directories(struct blk_node *file, const struct vmdk_header *h);
 
 /* Line i's number of sectors, in place; what else the descriptor says stays. */
+/* Takes over the text in force from now on; extents borrow their names from it. */
+int vmdk_desc_adopt(struct vmdk *v, char *text, struct error **err);
+int vmdk_change_backing(struct blk_node *n, const char *filename, const char *format,
+                        struct error **err);
 int vmdk_desc_rewrite(struct vmdk *v, size_t i, uint64_t sectors, struct error **err);
 int vmdk_resize(struct blk_node *n, uint64_t size, enum blk_prealloc prealloc, struct error **err);
 int vmdk_check(struct blk_node *n, unsigned fix, struct blk_check *out,

@@ -254,3 +254,73 @@ int vpc_name_parent(uint8_t *header, const char *name, uint64_t offset, uint8_t 
     store_be64(l + LOC_OFFSET, offset);
     return 0;
 }
+
+/* ---- another parent ------------------------------------------------------------------------------------- */
+
+/* A header with another name, and the name behind it, in a place of their own: the header has two sectors, so it cannot
+ * change in place. Then the first sector of the file says where it is. */
+static int write_header(struct vpc *v, const char *filename, const struct vpc *parent,
+                        uint64_t *place, uint8_t header[VPC_HEADER], struct error **err)
+{
+    _cleanup_free_ uint8_t *locator = NULL;
+    struct bat *b = &v->bat;
+    size_t bytes;
+
+    memcpy(header, v->header, VPC_HEADER);
+    memset(header + AT_PARENT_UUID, 0, VPC_HEADER - AT_PARENT_UUID);
+    memcpy(header + AT_PARENT_UUID, parent->footer + AT_UUID, VPC_UUID);
+    memcpy(header + AT_PARENT_TIME, parent->footer + AT_TIME, 4);
+    int ret = vpc_name_parent(header, filename, 0, &locator, &bytes, err);
+    if (ret < 0)
+        return ret;
+    {
+        WRLOCK_SCOPE(&b->lock);
+        ret = bat_alloc_bytes(b, VPC_HEADER + bytes, place);
+        b->holes = true; /* where the old header lies */
+    }
+    store_be64(header + AT_LOCATOR + LOC_OFFSET, *place + VPC_HEADER);
+    vpc_sign(header, VPC_HEADER, AT_HEADER_CHECKSUM);
+    if (ret == 0)
+        ret = blk_write(b->file, *place, header, VPC_HEADER, 0);
+    if (ret == 0)
+        ret = blk_write(b->file, *place + VPC_HEADER, locator, bytes, 0);
+    if (ret == 0)
+        ret = blk_flush(b->file);
+    return ret < 0 ? error_set(err, -ret, "%s: could not write a new header: %s",
+                               blk_filename(b->node), strerror(-ret))
+                   : 0;
+}
+
+int vpc_change_backing(struct blk_node *n, const char *filename, const char *format,
+                       struct error **err)
+{
+    struct vpc *v = node_state(n);
+    const struct vpc *parent = filename ? node_state_as(node_create_backing(n), &vpc_driver) : NULL;
+    uint8_t header[VPC_HEADER];
+    uint64_t place;
+
+    /* Others take every sector of a block for data when there is no parent. */
+    if (!filename && v->type == VPC_DIFFERENCING)
+        return error_set(err, ENOTSUP,
+                         "%s: a differencing VHD cannot become one without parent in place: "
+                         "convert it",
+                         blk_filename(n));
+    if (!filename)
+        return 0;
+    if (v->type == VPC_FIXED)
+        return error_set(err, ENOTSUP, "%s: a fixed VHD has no parent", blk_filename(n));
+    if (!parent || (format && strcmp(format, "vpc") != 0))
+        return error_set(err, EINVAL, "%s: the parent of a VHD image must be vpc, '%s' is not",
+                         blk_filename(n), filename);
+    int ret = bat_settle(&v->bat);
+    if (ret < 0)
+        return error_set(err, -ret, "%s: could not be written out: %s", blk_filename(n),
+                         strerror(-ret));
+    ret = write_header(v, filename, parent, &place, header, err);
+    if (ret < 0)
+        return ret;
+    ret = vpc_use_header(v, header, place);
+    return ret < 0 ? error_set(err, -ret, "%s: could not write the footer: %s", blk_filename(n),
+                               strerror(-ret))
+                   : 0;
+}

@@ -174,6 +174,25 @@ static int set_size(struct vpc *v, uint64_t size)
     return adopt(v);
 }
 
+int vpc_use_header(struct vpc *v, const uint8_t *header, uint64_t place)
+{
+    struct bat *b = &v->bat;
+    uint64_t end = b->grows ? b->reserved : b->file_end;
+
+    store_be64(v->footer + AT_HEADER_OFFSET, place);
+    store_be32(v->footer + AT_TYPE, VPC_DIFFERENCING);
+    vpc_sign(v->footer, VPC_FOOTER, AT_CHECKSUM);
+    int ret = write_durably(v, 0, v->footer);
+    if (ret == 0)
+        ret = write_durably(v, end, v->footer);
+    if (ret < 0)
+        return ret;
+    memcpy(v->header, header, VPC_HEADER);
+    v->header_offset = place;
+    v->type = VPC_DIFFERENCING;
+    return adopt(v);
+}
+
 /* The table ends with the disk: 7-Zip, for one, wants that. What lay behind is free by now. */
 static int shorten_table(struct vpc *v)
 {

@@ -459,6 +459,7 @@ const struct driver vpc_driver = {
     .zero_range = vpc_zero_range,
     .discard_range = vpc_discard_range,
     .resize = vpc_resize,
+    .change_backing = vpc_change_backing,
     .make_empty = vpc_make_empty,
     .check = vpc_check,
     .info = vpc_info,

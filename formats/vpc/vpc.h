@@ -140,6 +140,8 @@ int vpc_note_fixed(struct vpc *v, struct error **err);
 
 int vpc_find_parent(struct vpc *v, struct error **err);
 int vpc_backing_opened(struct blk_node *n, struct error **err);
+int vpc_change_backing(struct blk_node *n, const char *filename, const char *format,
+                       struct error **err);
 /* In create: the name goes into the header and into a locator of 512 bytes multiples at `offset`, *locator (to be
  * freed), *bytes long. */
 int vpc_name_parent(uint8_t *header, const char *name, uint64_t offset, uint8_t **locator,
@@ -155,6 +157,8 @@ int vpc_write_end(struct blk_node *n, struct write_plan *p, int result);
 int vpc_zero_range(struct blk_node *n, uint64_t off, uint64_t len, unsigned flags);
 int vpc_discard_range(struct blk_node *n, uint64_t off, uint64_t len);
 
+/* resize.c: the header at this place, which is on the disk, is the one from now on, and has a parent. */
+int vpc_use_header(struct vpc *v, const uint8_t *header, uint64_t place);
 /* resize.c: the block table moves to `end` if it lies behind that, and there is room for it in between. */
 int vpc_lower(struct bat *b, uint64_t end);
 

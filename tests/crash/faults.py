@@ -198,7 +198,8 @@ def restore(files):
 class Traced:
     """img under strace, which makes the n-th of some system calls fail: also what no graph can be put under."""
 
-    CALLS = "pwrite64,pwritev,pwritev2,ftruncate,fallocate,fsync,fdatasync,linkat,rename,copy_file_range"
+    CALLS = "pwrite64,pwritev,pwritev2,ftruncate,fallocate,fsync,fdatasync,linkat,rename,renameat2," \
+            "mkdir,copy_file_range"
 
     def __init__(self, img, strace):
         self.img, self.strace = img, strace

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 
 from table import SECRET  # noqa: E402  (the attacks need the path above)
 
-FORMATS = ["raw", "qcow2", "vdi", "vpc", "vmdk", "vhdx"]
+FORMATS = ["raw", "qcow2", "vdi", "vpc", "vmdk", "vhdx", "wrapped"]
 
 ATTACKS = [attack for fmt in FORMATS for attack in importlib.import_module(f"attacks_{fmt}").TABLE]
 assert len({attack.name for attack in ATTACKS}) == len(ATTACKS), "two rows have one name"

@@ -73,7 +73,26 @@ def test_file_on_standard_input_can_have_any_format(img, qemu_img, disk):
     same_bytes("out", disk)
 
 
-def test_pipe_with_a_format_is_refused(img, disk):
+@pytest.mark.parametrize("form", ["vmdk", "qcow2", "vdi"])
+def test_pipe_with_a_format(img, qemu_img, disk, form):
+    """Kept in a hidden file first, since formats are not read in order."""
+    options = ["-o", "subformat=streamOptimized"] if form == "vmdk" else []
+    qemu_img("convert", "-f", "raw", "-O", form, *options, "a.raw", "a.img")
+    img("convert", "-f", form, "-O", "raw", "-", "out", stdin=Path("a.img").read_bytes())
+    same_bytes("out", disk)
+    part = Path("a.img").read_bytes()[:os.stat("a.img").st_size * 2 // 3]
+    img.fails("convert", "-f", form, "-O", "raw", "-", "cut", stdin=part)
+    assert not os.path.exists("cut")
+
+
+def test_pipe_that_does_not_fit(img, qemu_img, disk):
+    qemu_img("convert", "-f", "raw", "-O", "qcow2", "a.raw", "a.qcow2")
+    assert "keep the stream" in img.fails("convert", "-f", "qcow2", "-O", "raw", "-", "out", file_size=64 * KIB,
+                                          stdin=Path("a.qcow2").read_bytes()).err
+    assert not os.path.exists("out")
+
+
+def test_pipe_without_the_format_that_is_stated(img, disk):
     img.fails("convert", "-f", "qcow2", "-O", "raw", "-", "out", stdin=disk, code=1)
     assert not os.path.exists("out")
 

@@ -282,3 +282,56 @@ def test_a_signal_does_not_wait_for_the_rate_limit(img, disk):
     assert process.wait(2) == 130
     assert "stopped before the end" in process.stderr.read()
     assert os.listdir(".") == ["a.raw"]
+
+
+# ---------------------------------------------------------------- targets of several files
+
+FLAT = ("-O", "vmdk", "-o", "subformat=monolithicFlat")
+FAULT = ("driver=raw,file.driver=blkdebug,file.image.filename=new.raw,"
+         "file.inject-error.0.event=read_aio,file.inject-error.0.errno=5,file.inject-error.0.sector=2000")
+
+
+@pytest.fixture
+def flat(img, tmp):
+    """t.vmdk with t-flat.vmdk, and a source of other content."""
+    Path("old.raw").write_bytes(b"\1" * (4 << 20))
+    Path("new.raw").write_bytes(b"\2" * (4 << 20))
+    img("convert", "-f", "raw", *FLAT, "old.raw", "t.vmdk")
+    return sorted(os.listdir())
+
+
+def test_failed_target_keeps_its_extents(img, qemu_img, flat):
+    """They were overwritten in place, and the old image was gone."""
+    img.fails("convert", "--image-opts", *FLAT, FAULT, "t.vmdk")
+    assert sorted(os.listdir()) == flat
+    qemu_img("compare", "-f", "raw", "-F", "vmdk", "old.raw", "t.vmdk")
+
+
+def test_extents_are_replaced_and_keep_their_mode(img, qemu_img, flat):
+    os.chmod("t-flat.vmdk", 0o600)
+    img("convert", "-f", "raw", *FLAT, "new.raw", "t.vmdk")
+    assert sorted(os.listdir()) == flat
+    assert os.stat("t-flat.vmdk").st_mode & 0o777 == 0o600
+    qemu_img("compare", "-f", "raw", "-F", "vmdk", "new.raw", "t.vmdk")
+
+
+def test_source_is_no_extent_of_the_target(img, flat):
+    img.fails("convert", "-f", "raw", *FLAT, "t-flat.vmdk", "t.vmdk")
+    assert Path("t-flat.vmdk").read_bytes() == Path("old.raw").read_bytes()
+    assert sorted(os.listdir()) == flat
+
+
+def test_extent_in_the_way(img, tmp):
+    Path("new.raw").write_bytes(b"\2" * (4 << 20))
+    Path("t-flat.vmdk").mkdir()
+    img.fails("convert", "-f", "raw", *FLAT, "new.raw", "t.vmdk")
+    assert sorted(os.listdir()) == ["new.raw", "t-flat.vmdk"]
+
+
+def test_stopped_target_leaves_no_folder(img, flat):
+    process = img.start("convert", "-f", "raw", "-r", "1M", *FLAT, "new.raw", "t.vmdk")
+    time.sleep(0.7)
+    process.terminate()
+    assert process.wait(20) == 128 + signal.SIGTERM
+    assert sorted(os.listdir()) == flat
+    assert Path("t-flat.vmdk").read_bytes() == Path("old.raw").read_bytes()

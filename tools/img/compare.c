@@ -319,7 +319,7 @@ static int compare(const struct compare *o, char **names)
             .format = i ? o->format2 : o->format1,
             .cache = o->cache,
             .image_opts = o->image_opts,
-            .flags = BLK_OPEN_QUIET | (o->share ? BLK_OPEN_SHARED : 0),
+            .flags = BLK_OPEN_QUIET | BLK_OPEN_UNWRAP | (o->share ? BLK_OPEN_SHARED : 0),
         };
         w.side[i].name = names[i];
         w.side[i].node = image_open(&spec);

@@ -308,7 +308,7 @@ static int dd(const struct dd *o, uint64_t *moved)
             .name = o->in,
             .format = o->format,
             .image_opts = o->image_opts,
-            .flags = BLK_OPEN_QUIET | (o->share ? BLK_OPEN_SHARED : 0),
+            .flags = BLK_OPEN_QUIET | BLK_OPEN_UNWRAP | (o->share ? BLK_OPEN_SHARED : 0),
         };
         p.source = image_open(&spec);
         if (!p.source)

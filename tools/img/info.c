@@ -50,6 +50,8 @@ static json_t *info_json(const struct blk_info *info)
     output_add(o, "format", json_text(info->format));
     if (info->actual_size_known)
         output_add(o, "actual-size", json_integer((json_int_t)info->actual_size));
+    if (info->wrapped)
+        output_add(o, "wrapped", json_text(info->wrapped));
     if (info->specific)
         output_add(o, "format-specific", json_loads(info->specific, 0, NULL));
     if (info->full_backing_filename)
@@ -68,6 +70,8 @@ static void print_human(const struct blk_info *info)
 {
     printf("image: %s\n", info->filename);
     printf("file format: %s\n", info->format);
+    if (info->wrapped)
+        printf("compressed as a whole: %s\n", info->wrapped);
     printf("virtual size: %s\n", human_size_exact(info->virtual_size).s);
     if (info->actual_size_known)
         printf("disk size: %s\n", human_size(info->actual_size).s);
@@ -116,8 +120,8 @@ static bool show(const struct info *o, char **name, char **format, char **stated
         .name = *name,
         .format = *format,
         .image_opts = o->image_opts && first,
-        .flags = BLK_OPEN_NO_BACKING | BLK_OPEN_QUIET | (bar ? 0 : BLK_OPEN_NO_IO) |
-                 (o->share ? BLK_OPEN_SHARED : 0),
+        .flags = BLK_OPEN_NO_BACKING | BLK_OPEN_QUIET | (first ? BLK_OPEN_UNWRAP : 0) |
+                 (bar ? 0 : BLK_OPEN_NO_IO) | (o->share ? BLK_OPEN_SHARED : 0),
         .stated_by = *stated_by,
     };
     _cleanup_image_ struct blk_node *node = image_open(&spec);

@@ -102,7 +102,7 @@ static int measure(struct measure *o, const char *filename)
             .name = filename,
             .format = o->format,
             .image_opts = o->image_opts,
-            .flags = BLK_OPEN_QUIET | (o->share ? BLK_OPEN_SHARED : 0),
+            .flags = BLK_OPEN_QUIET | BLK_OPEN_UNWRAP | (o->share ? BLK_OPEN_SHARED : 0),
             .snapshot = o->snapshot,
         };
         src = image_open(&spec);

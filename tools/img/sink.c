@@ -43,13 +43,16 @@ bool sink_create(struct sink *sink, const struct sink_spec *spec)
     /* Names stated in the image are looked for beside it. */
     struct blk_driver_info info = { 0 };
     (void)format_find(spec->format, &info);
-    bool nameless = (!spec->backing_file || spec->backing_file[0] == '/') && !info.has_extents &&
-                    !(spec->options && strstr(spec->options, "data_file="));
-    if (!target_begin(&sink->target, spec->name, nameless))
+    bool beside = (spec->backing_file && spec->backing_file[0] != '/') ||
+                  (spec->options && strstr(spec->options, "data_file="));
+    enum target_kind kind = beside             ? TARGET_BESIDE
+                            : info.has_extents ? TARGET_FOLDER
+                                               : TARGET_NAMELESS;
+    if (!target_begin(&sink->target, spec->name, kind))
         return false;
     struct blk_create_args make = {
         .filename = sink->target.work,
-        .final_name = sink->target.path,
+        .final_name = sink->target.folder ? NULL : sink->target.path,
         .format = spec->format,
         .options = spec->options && *spec->options ? spec->options : NULL,
         .size_given = true,

@@ -464,6 +464,22 @@ int stream_copy(struct stream *s)
     return r;
 }
 
+/* ---- kept ---------------------------------------------------------------------------------- */
+
+int stream_save(int in, int out)
+{
+    _cleanup_free_ uint8_t *buf = malloc(SLOT_SIZE);
+    int r = buf ? 0 : -ENOMEM;
+    ssize_t n = 1;
+    while (r == 0 && n > 0) {
+        n = read_full(in, buf, SLOT_SIZE);
+        r = n < 0 ? (int)n : write_full(out, buf, (size_t)n);
+    }
+    if (r < 0 && r != -ECANCELED)
+        complain("cannot keep the stream: %s", strerror(-r));
+    return r;
+}
+
 /* ---- through ------------------------------------------------------------------------------- */
 
 int stream_through(struct stream *s, int in, int out)

@@ -29,6 +29,8 @@ int stream_in(struct stream *s, int fd);
 int stream_out(struct stream *s, int fd);
 /* All sources into the node. Unlike blk_copy this minds no boundary between them. */
 int stream_copy(struct stream *s);
+/* From one descriptor to the other, as it is. 0 or negative after a complaint, -ECANCELED without one. */
+int stream_save(int in, int out);
 /* From one descriptor to the other, made up to whole sectors; the node is not used. */
 int stream_through(struct stream *s, int in, int out);
 

@@ -22,6 +22,7 @@
 #include "image.h"
 #include "img.h"
 #include "say.h"
+#include "target_folder.h"
 #include "watch.h"
 
 static pthread_mutex_t doomed_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -37,7 +38,7 @@ static void leave(void)
 {
     pthread_mutex_lock(&doomed_lock); /* for good */
     if (doomed)
-        unlink(doomed);
+        folder_remove(doomed);
 }
 
 bool name_has_protocol(const char *name)
@@ -120,6 +121,42 @@ static bool make_hidden(struct target *t)
     return t->work;
 }
 
+/* In a folder, where names of further files can be what they will be. */
+static bool make_folder(struct target *t)
+{
+    const char *slash = strrchr(t->path, '/');
+    t->hidden = hidden_name(t->path);
+    if (!t->hidden || asprintf(&t->work, "%s/%s", t->hidden, slash ? slash + 1 : t->path) < 0) {
+        t->work = NULL;
+        errno = ENOMEM;
+        return false;
+    }
+    set_doomed(t->hidden);
+    bool made = mkdir(t->hidden, 0700) == 0;
+    t->fd = made ? open(t->work, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644) : -1;
+    if (t->fd >= 0) {
+        t->folder = true;
+        return true;
+    }
+    int saved = errno;
+    if (made)
+        rmdir(t->hidden);
+    set_doomed(NULL);
+    free(t->hidden);
+    free(t->work);
+    t->hidden = t->work = NULL;
+    errno = saved;
+    return false;
+}
+
+/* By whichever way the kind allows; errno says why not. */
+static bool make(struct target *t, enum target_kind kind)
+{
+    if (kind == TARGET_FOLDER)
+        return make_folder(t);
+    return (kind == TARGET_NAMELESS && make_nameless(t)) || make_hidden(t);
+}
+
 /* What is replaced must not be in use, and hands its mode and owner down. */
 static bool take_over(struct target *t, const struct stat *old)
 {
@@ -175,7 +212,7 @@ static bool is_file_name(const char *name)
     return false;
 }
 
-bool target_begin(struct target *t, const char *name, bool nameless)
+bool target_begin(struct target *t, const char *name, enum target_kind kind)
 {
     t->name = name;
     if (strncmp(name, "file:", 5) == 0)
@@ -204,7 +241,7 @@ bool target_begin(struct target *t, const char *name, bool nameless)
         return in_place(t);
     }
     watch_guard(leave);
-    if (!(nameless && make_nameless(t)) && !make_hidden(t)) {
+    if (!make(t, kind)) {
         /* A file in a directory that takes no new ones can still be overwritten. */
         if (exists && (errno == EACCES || errno == EROFS || errno == EPERM)) {
             free(t->path);
@@ -252,11 +289,16 @@ bool target_publish(struct target *t, bool durable)
         complain("cannot bring '%s' to the disk: %s", t->name, strerror(errno));
         return false;
     }
-    int r;
-    if (t->hidden)
+    int r = 0;
+    if (t->folder) {
+        if (!folder_publish(t->hidden, t->path, durable))
+            return false;
+        folder_remove(t->hidden);
+    } else if (t->hidden) {
         r = rename(t->hidden, t->path) < 0 ? -errno : 0;
-    else
+    } else {
         r = link_nameless(t);
+    }
     if (r < 0) {
         complain("cannot give the finished file its name '%s': %s", t->name, strerror(-r));
         return false;
@@ -272,7 +314,7 @@ bool target_publish(struct target *t, bool durable)
 void target_end(struct target *t)
 {
     if (t->hidden) {
-        unlink(t->hidden);
+        folder_remove(t->hidden);
         set_doomed(NULL);
     }
     watch_guard(NULL);

@@ -5,6 +5,8 @@
  * and on the disk. So it survives neither a failure nor a signal nor a crash half done, and what
  * lay under the name before stays whole until then.
  *
+ * A target of several files is made in a hidden folder of that name (target_folder.h).
+ *
  * States: begun -> published | abandoned. Devices, pipes and names with a protocol are written in
  * place.
  */
@@ -20,7 +22,8 @@ struct target {
     const char *name; /* as the user wrote it */
     char *work;       /* where it is being made; give this to the block layer */
     char *path;       /* the name to publish it under, symbolic links resolved; NULL: in place */
-    char *hidden;     /* the temporary name; NULL: none */
+    char *hidden;     /* the temporary name, of the file or of its folder; NULL: none */
+    bool folder;      /* the file lies in `hidden`, with what belongs to it */
     int fd;           /* the file that is being made; -1: in place */
     struct blk_node *holder; /* keeps others off the file that is being replaced */
 };
@@ -29,9 +32,13 @@ struct target {
         .fd = -1    \
     }
 
-/* nameless: may be a file without a name (a relative backing file name would not be found then).
- * False after a complaint. */
-bool target_begin(struct target *t, const char *name, bool nameless);
+enum target_kind {
+    TARGET_NAMELESS, /* may be a file without a name */
+    TARGET_BESIDE,   /* has a name in its own directory: it refers to others there */
+    TARGET_FOLDER,   /* may become several files: each of them appears as the first does */
+};
+/* False after a complaint. */
+bool target_begin(struct target *t, const char *name, enum target_kind kind);
 
 /* Gives the finished file its name; durable: on the disk before. False after a complaint. */
 bool target_publish(struct target *t, bool durable);

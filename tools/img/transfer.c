@@ -4,12 +4,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/hidden.h"
 
 #include "args.h"
 #include "concat.h"
@@ -51,14 +53,52 @@ static bool is_pipe(const char *name)
            (S_ISFIFO(st.st_mode) || S_ISCHR(st.st_mode) || S_ISSOCK(st.st_mode));
 }
 
+static bool add_source(struct transfer *t, int i, const char *name)
+{
+    const struct convert *o = t->o;
+    struct image_spec spec = {
+        .name = name,
+        .format = o->format,
+        .cache = o->source_cache,
+        .image_opts = o->image_opts,
+        .flags = BLK_OPEN_QUIET | BLK_OPEN_UNWRAP | (o->share ? BLK_OPEN_SHARED : 0),
+        .snapshot = o->snapshot,
+    };
+    t->sources[i] = image_open(&spec);
+    if (!t->sources[i])
+        return false;
+    t->total += image_sectors_size(t->sources[i]);
+    return true;
+}
+
+/* Formats are read here and there, so what comes by once is kept first: in a file without a name. */
+static bool open_saved(struct transfer *t, const char *name)
+{
+    _cleanup_fd_ int own = is_dash(name) ? -1 : open(name, O_RDONLY | O_CLOEXEC);
+    char saved[64];
+    if (!is_dash(name) && own < 0) {
+        complain("cannot open '%s': %s", name, strerror(errno));
+        return false;
+    }
+    t->in = hidden_open();
+    if (t->in < 0) {
+        complain("cannot keep the stream '%s' in '%s': %s (TMPDIR says where)", name,
+                 hidden_folder(), strerror(-t->in));
+        return false;
+    }
+    if (stream_save(own < 0 ? STDIN_FILENO : own, t->in) < 0)
+        return false;
+    snprintf(saved, sizeof(saved), "/proc/self/fd/%d", t->in);
+    return add_source(t, 0, saved);
+}
+
 static bool open_pipe(struct transfer *t, const char *name)
 {
     const struct convert *o = t->o;
     if (t->n > 1) {
         complain("'%s' is a stream, which can only be the one source", name);
     } else if (o->format && strcmp(o->format, "raw") != 0) {
-        complain("'%s' is a stream, which can only be raw, not %s: save it to a file first", name,
-                 o->format);
+        return open_saved(t, name);
     } else {
         t->from_pipe = true;
         t->in = is_dash(name) ? STDIN_FILENO : open(name, O_RDONLY | O_CLOEXEC);
@@ -71,25 +111,14 @@ static bool open_pipe(struct transfer *t, const char *name)
 
 static bool open_sources(struct transfer *t, char **names)
 {
-    const struct convert *o = t->o;
     for (int i = 0; i < t->n; i++) {
         const char *name = names[i];
         if (is_dash(name) && stdin_is_file())
             name = "/proc/self/fd/0";
-        else if (is_dash(name) || (!o->image_opts && is_pipe(name)))
+        else if (is_dash(name) || (!t->o->image_opts && is_pipe(name)))
             return open_pipe(t, name);
-        struct image_spec spec = {
-            .name = name,
-            .format = o->format,
-            .cache = o->source_cache,
-            .image_opts = o->image_opts,
-            .flags = BLK_OPEN_QUIET | (o->share ? BLK_OPEN_SHARED : 0),
-            .snapshot = o->snapshot,
-        };
-        t->sources[i] = image_open(&spec);
-        if (!t->sources[i])
+        if (!add_source(t, i, name))
             return false;
-        t->total += image_sectors_size(t->sources[i]);
     }
     return true;
 }
