@@ -197,7 +197,7 @@ static void one(struct code *c, const struct template *t)
     }
     if (t->flags & MODRM)
         modrm(c, t, z);
-    word(c, value(), z);
+    word(c, t->flags & CMP ? rnd() & 7 : value(), z);
 }
 
 static unsigned make(struct code *c, const struct template *all, size_t count)

@@ -12,9 +12,9 @@ struct x86_model {
 
 /* Leaf 1. EDX: FPU DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFLUSH MMX FXSR SSE SSE2. */
 #define FD_BASE 0x078bfbfdu
-/* ECX: SSE3 and CMPXCHG16B; SSSE3, SSE4.1, SSE4.2, POPCNT. */
+/* ECX: SSE3 and CMPXCHG16B; SSSE3, POPCNT. */
 #define FC_V1 (1u << 0 | 1u << 13)
-#define FC_V2 (1u << 9 | 1u << 19 | 1u << 20 | 1u << 23)
+#define FC_V2 (1u << 9 | 1u << 23)
 
 extern const struct x86_model x86_models[];
 /* NULL: the first. NULL when there is none of the name. */

@@ -110,6 +110,12 @@ struct segment {
     uint32_t attr;  /* type and S, DPL, P (bits 0-7); AVL, L, D/B, G (bits 12-15) */
 };
 
+/* An x87 register: significand, sign and exponent. */
+struct f80 {
+    uint64_t m;
+    uint16_t e;
+};
+
 union xmm {
     uint8_t b[16];
     uint16_t w[8];
@@ -140,7 +146,7 @@ struct x86 {
 
     union xmm xmm[16];
     uint32_t mxcsr;
-    long double st[8];      /* physical registers */
+    struct f80 st[8];       /* physical registers */
     uint16_t fcw, fsw, fop; /* fsw without TOP */
     uint8_t top, empty;     /* empty: a bit for each physical register */
     uint64_t fip, fdp;
