@@ -336,9 +336,16 @@ static void test_integer(void **state)
     rounds(integer_templates, sizeof integer_templates / sizeof integer_templates[0], false);
 }
 
+static void test_simd(void **state)
+{
+    (void)state;
+    rounds(simd_templates, sizeof simd_templates / sizeof simd_templates[0], true);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_integer) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_integer),
+                                        cmocka_unit_test(test_simd) };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
 
