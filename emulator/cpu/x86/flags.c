@@ -36,6 +36,15 @@ uint64_t flags_arith(struct x86 *c)
     case K_DEC:
         f |= (r[IR_SECOND] & 1) | (res == (mask >> 1) ? F_O : 0) | ((res & 15) == 15 ? F_A : 0);
         break;
+    case K_SHL:
+        f |= (b & top ? F_C : 0) | ((b ^ res) & top ? F_O : 0);
+        break;
+    case K_SHR:
+        f |= (b & 1) | (b & top ? F_O : 0);
+        break;
+    case K_SAR:
+        f |= b & 1;
+        break;
     default:
         break;
     }

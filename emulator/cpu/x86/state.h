@@ -101,6 +101,9 @@ enum {
     K_DEC,                 /* the old carry */
     K_ADC1,                /* the second operand; a carry came in */
     K_SBB1,
+    K_SHL, /* the operand shifted by one less */
+    K_SHR,
+    K_SAR,
     K_FLAGS, /* nothing: RESULT holds the flags themselves */
 };
 

@@ -318,10 +318,38 @@ static void loop_or_jcxz(struct tr *t)
     exit_to(t, i->next);
 }
 
+/* T1: the carry, by the shortest way. */
+static void carry(struct tr *t)
+{
+    unsigned family = t->kind < 0 ? K_FLAGS : (unsigned)t->kind >> 2;
+    if (family == K_INC || family == K_DEC)
+        emit(t, IR_MOV64, T1, IR_SECOND, 0, 0);
+    else if (family == IR_KIND_LOGIC)
+        emit(t, IR_MOVI, T1, 0, 0, 0);
+    else if (family == IR_KIND_SUB)
+        emit(t, IR_SETB8 + ((unsigned)t->kind & 3), T1, 0, 0, 0);
+    else
+        emit(t, IR_CALLV, T1, IR_VOID, IR_VOID, (uint64_t)(uintptr_t)v_carry);
+}
+
+/* SHL, SHR and SAR of a register by a constant. */
+static bool shift_constant(struct tr *t)
+{
+    const struct insn *i = &t->i;
+    unsigned g = (i->modrm >> 3) & 7, size = i->osize, n = i->op < 0xd0 ? (unsigned)i->imm & 63 : 1;
+    if (!(i->op & 1) || g < 4 || i->mod != 3 || size < 4 || n == 0 || n >= size * 8)
+        return false;
+    unsigned w = log2_of(size), op = (g == 5 ? IR_SHRI8 : g == 7 ? IR_SARI8 : IR_SHLI8) + w;
+    emit(t, op, T0, i->rm, 0, n - 1);
+    emit(t, op, i->rm, T0, 0, 1);
+    record(t, g == 5 ? K_SHR : g == 7 ? K_SAR : K_SHL, w, i->rm, T0);
+    return true;
+}
+
 static void inc_dec(struct tr *t, bool dec, unsigned size)
 {
     unsigned w = log2_of(size), a = load_rm(t, size, T0);
-    emit(t, IR_CALLV, T1, T0, T0, (uint64_t)(uintptr_t)v_carry);
+    carry(t);
     emit(t, (dec ? IR_SUBI8 : IR_ADDI8) + w, T2, a, 0, 1);
     store_rm(t, size, T2);
     record(t, dec ? K_DEC : K_INC, w, T2, T1);
@@ -479,6 +507,11 @@ static bool one_byte(struct tr *t)
         emit(t, IR_SARI8 + log2_of(i->osize), T0, RAX, 0, i->osize * 8u - 1);
         put_reg(t, RDX, i->osize, T0);
         return true;
+    case 0xc0:
+    case 0xc1:
+    case 0xd0:
+    case 0xd1:
+        return shift_constant(t);
     case 0xc2:
     case 0xc3:
         near_ret(t);
