@@ -1,0 +1,121 @@
+/* EFLAGS out of the flags record, and back. */
+#include "state.h"
+
+static uint64_t parity(uint64_t result)
+{
+    return __builtin_parity((unsigned)(result & 0xff)) ? 0 : F_P;
+}
+
+uint64_t flags_arith(struct x86 *c)
+{
+    const uint64_t *r = c->cpu.r;
+    unsigned family = (unsigned)r[IR_KIND] >> 2, size = 1u << (r[IR_KIND] & 3);
+    if (family == K_FLAGS)
+        return r[IR_RESULT];
+    uint64_t mask = width_mask(size), top = mask ^ (mask >> 1);
+    uint64_t res = r[IR_RESULT] & mask, b = r[IR_SECOND] & mask, a;
+    uint64_t f = parity(res) | (res ? 0 : F_Z) | (res & top ? F_S : 0);
+    switch (family) {
+    case IR_KIND_ADD:
+    case K_ADC1:
+        a = (res - b - (family == K_ADC1)) & mask;
+        f |= (family == K_ADC1 ? res <= b : res < b) ? F_C : 0;
+        f |= (a ^ b ^ res) & F_A;
+        f |= (a ^ res) & (b ^ res) & top ? F_O : 0;
+        break;
+    case IR_KIND_SUB:
+    case K_SBB1:
+        a = (res + b + (family == K_SBB1)) & mask;
+        f |= (family == K_SBB1 ? a <= b : a < b) ? F_C : 0;
+        f |= (a ^ b ^ res) & F_A;
+        f |= (a ^ b) & (a ^ res) & top ? F_O : 0;
+        break;
+    case K_INC:
+        f |= (r[IR_SECOND] & 1) | (res == top ? F_O : 0) | (res & 15 ? 0 : F_A);
+        break;
+    case K_DEC:
+        f |= (r[IR_SECOND] & 1) | (res == (mask >> 1) ? F_O : 0) | ((res & 15) == 15 ? F_A : 0);
+        break;
+    case K_SHL:
+        f |= (b & top ? F_C : 0) | ((b ^ res) & top ? F_O : 0);
+        break;
+    case K_SHR:
+        f |= (b & 1) | (b & top ? F_O : 0);
+        break;
+    case K_SAR:
+        f |= b & 1;
+        break;
+    default:
+        break;
+    }
+    return f;
+}
+
+uint64_t flags_all(struct x86 *c)
+{
+    return flags_arith(c) | c->eflags | 2;
+}
+
+void flags_set_arith(struct x86 *c, uint64_t flags)
+{
+    c->cpu.r[IR_KIND] = K_FLAGS << 2;
+    c->cpu.r[IR_RESULT] = flags & F_ARITH;
+}
+
+/* Takes the bits of `mask` from `flags`, as POPF and IRET do. */
+void flags_load(struct x86 *c, uint64_t flags, uint64_t mask)
+{
+    flags = (flags_all(c) & ~mask) | (flags & mask);
+    flags_set_arith(c, flags);
+    bool was = c->eflags & F_I;
+    c->eflags = flags & ~(uint64_t)(F_ARITH | 0xffc0802a);
+    if (!was && c->eflags & F_I)
+        cpu_request(&c->cpu, CPU_REQUEST_RETRY);
+    x86_update_mode(c);
+}
+
+bool flags_condition(struct x86 *c, unsigned condition)
+{
+    uint64_t f = flags_arith(c);
+    bool s = f & F_S, o = f & F_O, yes;
+    switch (condition >> 1) {
+    case 0:
+        yes = o;
+        break;
+    case 1:
+        yes = f & F_C;
+        break;
+    case 2:
+        yes = f & F_Z;
+        break;
+    case 3:
+        yes = f & (F_C | F_Z);
+        break;
+    case 4:
+        yes = s;
+        break;
+    case 5:
+        yes = f & F_P;
+        break;
+    case 6:
+        yes = s != o;
+        break;
+    default:
+        yes = f & F_Z || s != o;
+        break;
+    }
+    return yes != (condition & 1);
+}
+
+uint64_t v_condition(struct cpu *cpu, uint64_t condition, uint64_t unused)
+{
+    (void)unused;
+    return flags_condition((struct x86 *)cpu, (unsigned)condition);
+}
+
+uint64_t v_carry(struct cpu *cpu, uint64_t a, uint64_t b)
+{
+    (void)a;
+    (void)b;
+    return flags_arith((struct x86 *)cpu) & F_C;
+}

@@ -1,0 +1,241 @@
+/* Which helper does an instruction. */
+#include "helpers.h"
+
+/* LOCK is allowed with these, on memory. */
+static bool lockable(const struct insn *i)
+{
+    unsigned op = i->op;
+    if (i->mod == 3)
+        return false;
+    if (op < 0x40)
+        return (op & 7) < 2 && op >> 3 != 7;
+    switch (op) {
+    case 0x80:
+    case 0x81:
+    case 0x82:
+    case 0x83:
+        return group(i) != 7;
+    case 0x86:
+    case 0x87:
+        return true;
+    case 0xf6:
+    case 0xf7:
+        return group(i) == 2 || group(i) == 3;
+    case 0xfe:
+    case 0xff:
+        return group(i) < 2;
+    case 0x1ab:
+    case 0x1b3:
+    case 0x1bb:
+    case 0x1b0:
+    case 0x1b1:
+    case 0x1c0:
+    case 0x1c1:
+        return true;
+    case 0x1ba:
+        return group(i) > 4;
+    case 0x1c7:
+        return group(i) == 1;
+    default:
+        return false;
+    }
+}
+
+static x86_helper *one_byte(const struct insn *i)
+{
+    unsigned op = i->op, g = group(i);
+    if (op < 0x40 && (op & 7) < 6)
+        return h_alu;
+    switch (op) {
+    case 0x27:
+    case 0x2f:
+    case 0x37:
+    case 0x3f:
+    case 0xd4:
+    case 0xd5:
+        return i->is64 ? NULL : h_bcd;
+    case 0x60:
+        return i->is64 ? NULL : h_pusha;
+    case 0x61:
+        return i->is64 ? NULL : h_popa;
+    case 0x62:
+        return i->is64 || i->mod == 3 ? NULL : h_bound;
+    case 0x69:
+    case 0x6b:
+        return h_imul;
+    case 0x82:
+        return i->is64 ? NULL : h_alu;
+    case 0x80:
+    case 0x81:
+    case 0x83:
+        return h_alu;
+    case 0x86:
+    case 0x87:
+        return h_xchg;
+    case 0x8f:
+        return g ? NULL : h_pop_rm;
+    case 0x90:
+    case 0x91:
+    case 0x92:
+    case 0x93:
+    case 0x94:
+    case 0x95:
+    case 0x96:
+    case 0x97:
+        return h_xchg_ax;
+    case 0x9b:
+        return h_fwait;
+    case 0x9c:
+        return h_pushf;
+    case 0x9d:
+        return h_popf;
+    case 0x9e:
+        return h_sahf;
+    case 0x9f:
+        return h_lahf;
+    case 0xa0:
+    case 0xa1:
+    case 0xa2:
+    case 0xa3:
+        return h_moffs;
+    case 0xa4:
+    case 0xa5:
+    case 0xa6:
+    case 0xa7:
+    case 0xaa:
+    case 0xab:
+    case 0xac:
+    case 0xad:
+    case 0xae:
+    case 0xaf:
+        return h_string;
+    case 0xc0:
+    case 0xc1:
+    case 0xd0:
+    case 0xd1:
+    case 0xd2:
+    case 0xd3:
+        return h_shift;
+    case 0xc8:
+        return h_enter;
+    case 0xc9:
+        return h_leave;
+    case 0xd7:
+        return h_xlat;
+    case 0xf5:
+    case 0xf8:
+    case 0xf9:
+    case 0xfc:
+    case 0xfd:
+        return h_flagop;
+    case 0xf6:
+    case 0xf7:
+        return g > 3 ? h_muldiv : g > 1 ? h_unary : NULL;
+    case 0xfe:
+    case 0xff:
+        return g < 2 ? h_unary : NULL;
+    default:
+        return NULL;
+    }
+}
+
+static x86_helper *two_byte(const struct insn *i)
+{
+    unsigned op = i->op & 0xff;
+    switch (op) {
+    case 0xa3:
+    case 0xab:
+    case 0xb3:
+    case 0xbb:
+        return h_bt;
+    case 0xba:
+        return group(i) > 3 ? h_bt : NULL;
+    case 0xa4:
+    case 0xa5:
+    case 0xac:
+    case 0xad:
+        return h_shld;
+    case 0xaf:
+        return h_imul;
+    case 0xb0:
+    case 0xb1:
+        return h_cmpxchg;
+    case 0xb8:
+        return i->rep == 0xf3 ? h_bits : NULL;
+    case 0xbc:
+    case 0xbd:
+        return h_bits;
+    case 0xc0:
+    case 0xc1:
+        return h_xadd;
+    case 0xc3:
+        return i->mod == 3 ? NULL : h_movnti;
+    case 0xc7:
+        return i->mod != 3 && group(i) == 1 ? h_cmpxchg16b : NULL;
+    case 0xc8:
+    case 0xc9:
+    case 0xca:
+    case 0xcb:
+    case 0xcc:
+    case 0xcd:
+    case 0xce:
+    case 0xcf:
+        return h_bswap;
+    default:
+        return NULL;
+    }
+}
+
+static x86_helper *vex(const struct insn *i)
+{
+    if (i->vl)
+        return NULL;
+    switch (i->op) {
+    case MAP_38 + 0xf2:
+        return i->opsize || i->rep ? NULL : h_bmi;
+    case MAP_38 + 0xf3:
+        return i->opsize || i->rep || group(i) < 1 || group(i) > 3 ? NULL : h_bmi;
+    case MAP_38 + 0xf5:
+        return i->opsize ? NULL : h_bmi;
+    case MAP_38 + 0xf6:
+        return i->rep == 0xf2 ? h_bmi : NULL;
+    case MAP_38 + 0xf7:
+        return h_bmi;
+    case MAP_3A + 0xf0:
+        return i->rep == 0xf2 && !i->v ? h_bmi : NULL;
+    default:
+        return NULL;
+    }
+}
+
+x86_helper *x86_find_helper(struct x86 *c, const struct insn *i, bool *ends)
+{
+    x86_helper *fn = NULL;
+    *ends = false;
+    if (i->lock && !lockable(i))
+        return NULL;
+    if (i->vex)
+        return vex(i);
+    fn = x86_find_system(c, i);
+    if (fn) {
+        *ends = true;
+        return fn;
+    }
+    if (i->op < MAP_0F) {
+        if (i->op >= 0xd8 && i->op <= 0xdf)
+            return x86_find_fpu(i);
+        fn = one_byte(i);
+        *ends = fn == h_string || fn == h_popf;
+        return fn;
+    }
+    if (i->op < MAP_38)
+        fn = two_byte(i);
+    else if ((i->op & 0x3fe) == MAP_38 + 0xf0)
+        fn = i->rep == 0xf2 ? h_crc32 : i->mod == 3 ? NULL : h_movbe;
+    return fn ? fn : x86_find_sse(c, i);
+}
+
+void h_movnti(struct x86 *c, const struct insn *i)
+{
+    rm_write(c, i, i->osize, reg_read(c, i, i->reg, i->osize));
+}

@@ -1,0 +1,17 @@
+/* What the SSE files share. */
+#ifndef X86_SSE_H
+#define X86_SSE_H
+
+#include "helpers.h"
+
+union xmm simd_load(struct x86 *c, uint64_t at, unsigned size);
+void simd_store(struct x86 *c, uint64_t at, unsigned size, const union xmm *v);
+union xmm simd_rm(struct x86 *c, const struct insn *i, unsigned size, bool aligned);
+
+/* a = a op b on the first `size` bytes; pure. False: no such operation. */
+bool simd_packed(uint16_t op, union xmm *a, const union xmm *b, unsigned size);
+
+x86_helper *sse_find_float(const struct insn *i);
+x86_helper h_fxsave, h_mxcsr, h_xsave;
+
+#endif
