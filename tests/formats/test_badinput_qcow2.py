@@ -55,6 +55,17 @@ def test_truncated_inside(img, qemu_img, tmp, rng, structure):
         stress_all(img, "cut.qcow2")
 
 
+def test_truncated_before_the_l1_table(img, qemu_img, tmp, rng):
+    """Not an empty disk, but an error; and info still tells what the header says."""
+    small_image(qemu_img, rng)
+    with Qcow2("a.qcow2") as q:
+        at = next(at for name, at, _ in q.structures() if name == "l1")
+    os.truncate("a.qcow2", at)
+    assert "L1 table" in img.fails("convert", "-f", "qcow2", "-O", "raw", "a.qcow2", "out.raw", **LIMITS).err
+    assert not os.path.exists("out.raw")
+    img("info", "-f", "qcow2", "a.qcow2")
+
+
 @pytest.mark.parametrize("length", [0, 1, 3, 4, 8, 71, 72, 103])
 def test_truncated_header(img, tmp, qemu_img, rng, length):
     """Shorter than one header: refused, and no output is left behind."""
