@@ -97,8 +97,11 @@ TIERS = {
     "base": {"base"},
     "block": {"base", "public", "driver"},
     "formats": {"base", "public", "driver"},
-    "tools": {"base", "public", "tools"},
-    "exports": {"base", "public"},
+    "nbd": {"base", "public", "driver"},
+    "partitions": {"base", "public"},
+    "exports": {"base", "public", "partitions"},
+    "tools": {"base", "public", "tools", "exports", "partitions"},
+    "emulator": {"base", "emulator", "x86"},
 }
 
 
