@@ -67,15 +67,16 @@ static int load_table(struct qcow2 *q, const char *what, uint64_t offset, uint64
 static int l1_is_there(const struct qcow2 *q, struct error **err)
 {
     const struct qcow2_header *h = &q->header;
-    uint64_t needed = (h->size >> q->l1_shift) + 1; /* it may have more entries than the disk needs */
+    uint64_t needed =
+        (h->size >> q->l1_shift) + 1; /* it may have more entries than the disk needs */
     uint64_t end = h->l1_offset + MIN((uint64_t)h->l1_size, needed) * 8, size = blk_size(q->file);
 
     if (end <= size || h->size == 0 ||
         (node_open_flags(q->node) & (BLK_OPEN_SHARED | BLK_OPEN_REPAIR | BLK_OPEN_NO_IO)))
         return 0;
     return error_set(err, EINVAL,
-                     "%s: the L1 table ends at %#" PRIx64 ", beyond the end of the file at %#" PRIx64
-                     ": was it truncated?",
+                     "%s: the L1 table ends at %#" PRIx64
+                     ", beyond the end of the file at %#" PRIx64 ": was it truncated?",
                      blk_filename(q->file), end, size);
 }
 
