@@ -155,7 +155,8 @@ static void unknown_option(const struct command *cmd, const char *word)
     complain_usage(cmd->name);
 }
 
-bool args_parse(const struct command *cmd, int argc, char **argv, void *dst, int *first, int *code)
+static bool parse(const struct command *cmd, int argc, char **argv, void *dst, int *first,
+                  int *code)
 {
     char letters[2 * MAX_ARGS + 4];
     struct option longs[MAX_ARGS + 2];
@@ -189,6 +190,20 @@ bool args_parse(const struct command *cmd, int argc, char **argv, void *dst, int
     }
     *first = optind;
     return true;
+}
+
+bool args_parse(const struct command *cmd, int argc, char **argv, void *dst, int *first, int *code)
+{
+    if (parse(cmd, argc, argv, dst, first, code))
+        return true;
+    for (const struct arg_def *def = cmd->args; def->help; def++) {
+        char **at = (char **)(void *)((char *)dst + def->at);
+        if (def->kind != ARG_JOIN)
+            continue;
+        free(*at);
+        *at = NULL;
+    }
+    return false;
 }
 
 char *options_add(char *list, const char *name, const char *value)
