@@ -50,7 +50,9 @@ class Server:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     def memory(self):
-        """Bytes of resident memory."""
+        """Bytes of resident memory; nothing under a sanitizer, whose own memory it would be."""
+        if Tool(f"/proc/{self.process.pid}/exe").sanitized:
+            return 0
         return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * 4096
 
     def stop(self, code=0, number=signal.SIGTERM):

@@ -426,10 +426,16 @@ static void rounds_with_snapshot(const struct layout *l, struct worker *w, struc
         verify(l, kept, "between");
 }
 
+#ifdef __SANITIZE_THREAD__
+enum { ROUNDS = 200 }; /* ten times as slow, and a race shows in any round */
+#else
+enum { ROUNDS = 600 };
+#endif
+
 static void random_operations(const struct layout *layouts, size_t count)
 {
     const char *env = getenv("RANDOM_ROUNDS"), *seed = getenv("RANDOM_SEED");
-    unsigned rounds = env ? (unsigned)atoi(env) : 600;
+    unsigned rounds = env ? (unsigned)atoi(env) : ROUNDS;
     unsigned base = seed ? (unsigned)atoi(seed) : 1u;
     struct worker *w = calloc(MAX_THREADS, sizeof(*w)), *kept = calloc(MAX_THREADS, sizeof(*w));
 
