@@ -128,7 +128,9 @@ static int insert_order(struct vmdk_extent *e, uint32_t i)
 {
     uint32_t k = e->order_len;
 
-    /* Room for all was made with the array. */
+    /* A table whose directory entry changed stands there twice: then the list is made anew. */
+    if (k >= e->order_room)
+        return vmdk_order_build(e);
     while (k > 0 && e->gd[e->order[k - 1]] > e->gd[i]) {
         e->order[k] = e->order[k - 1];
         k--;
@@ -155,12 +157,11 @@ int vmdk_make_table(struct vmdk *v, struct vmdk_extent *e, uint32_t i)
         return ret;
     table_cache_drop(e->cache, at, e->gt_size);
     e->gd[i] = (uint32_t)(at / SECTOR);
-    if (e->redundant) {
-        e->rgd[i] = (uint32_t)((at + bytes) / SECTOR);
-        insert_order(e, i);
-    }
     touch_gd(e, i);
-    return 0;
+    if (!e->redundant)
+        return 0;
+    e->rgd[i] = (uint32_t)((at + bytes) / SECTOR);
+    return insert_order(e, i);
 }
 
 /* ---- freeing ---------------------------------------------------------------------------------------------- */

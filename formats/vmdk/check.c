@@ -348,7 +348,7 @@ static int check_places(struct vcheck *c, const char *what, uint32_t *gd, const 
 
 static int write_gd(struct vcheck *c, uint64_t sector)
 {
-    const struct vmdk_extent *e = c->e;
+    struct vmdk_extent *e = c->e;
     const uint32_t *gd = sector == e->header.gd ? e->gd : e->redundant ? e->rgd : e->gd;
     size_t len = (size_t)e->gd_entries * 4;
     _cleanup_free_ uint8_t *mem = malloc(len);
@@ -357,6 +357,8 @@ static int write_gd(struct vcheck *c, uint64_t sector)
         return out_of_memory(c);
     for (uint32_t i = 0; i < e->gd_entries; i++)
         store_le32(mem + 4 * (size_t)i, gd[i]);
+    if (e->order && vmdk_order_build(e) < 0) /* its tables have other places now */
+        return out_of_memory(c);
     return vmdk_check_write(c, sector * SECTOR, mem, len);
 }
 

@@ -83,6 +83,7 @@ int vmdk_order_build(struct vmdk_extent *e)
     free(e->order);
     e->order = order;
     e->order_len = n;
+    e->order_room = e->gd_entries;
     return 0;
 }
 

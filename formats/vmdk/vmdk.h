@@ -152,7 +152,7 @@ struct vmdk_extent {
     bool gd_dirty;
     uint32_t gd_from, gd_to; /* entries [from, to) that are not on the disk */
     uint32_t *order;         /* numbers of GTs by place, when redundant and writable */
-    uint32_t order_len;
+    uint32_t order_len, order_room;
     VECTOR(struct vmdk_range) meta; /* where metadata lies: sorted, apart; writable only */
     uint64_t fresh;                 /* from here on nothing of the file was ever used */
     uint64_t extended;              /* the file was made at least so long */
