@@ -155,6 +155,7 @@ struct loop {
     pthread_t thread;
     int epoll;
     bool started;
+    bool may_look, looks; /* before it sleeps: the last events came soon */
     uint8_t *in, *out;
     size_t out_len; /* replies of the connection at hand */
     struct job *

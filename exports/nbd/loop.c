@@ -8,9 +8,10 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/cores.h"
 #include "internal.h"
 
-enum { EVENTS = 64, TICK_MS = 1000 };
+enum { EVENTS = 64, TICK_MS = 1000, LOOK_NS = 40000, LOOK_SOON_NS = 100000 };
 
 int64_t clock_ns(void)
 {
@@ -219,6 +220,26 @@ static void on_event(struct loop *l, const struct epoll_event *e)
     }
 }
 
+/* The next request of a lone client comes a moment after the answer to the last: then looking again for so long
+ * costs less than sleeping and being woken. A loop that looked in vain sleeps the next time. */
+static int wait_for_events(struct loop *l, struct epoll_event *events)
+{
+    if (has_mail(l))
+        return epoll_wait(l->epoll, events, EVENTS, 0); /* mail to itself wakes nobody */
+    int64_t began = clock_ns();
+    if (l->looks) {
+        do {
+            int n = epoll_wait(l->epoll, events, EVENTS, 0);
+            if (n != 0)
+                return n;
+        } while (clock_ns() - began < LOOK_NS);
+        l->looks = false;
+    }
+    int n = epoll_wait(l->epoll, events, EVENTS, TICK_MS);
+    l->looks = n > 0 && clock_ns() - began < LOOK_SOON_NS && l->may_look;
+    return n;
+}
+
 static void *run(void *arg)
 {
     struct loop *l = arg;
@@ -227,8 +248,7 @@ static void *run(void *arg)
 
     mine = l;
     for (;;) {
-        /* Mail to itself wakes nobody. */
-        int n = epoll_wait(l->epoll, events, EVENTS, has_mail(l) ? 0 : TICK_MS);
+        int n = wait_for_events(l, events);
         for (int i = 0; i < n; i++)
             on_event(l, &events[i]);
         read_mail(l);
@@ -245,6 +265,7 @@ static void *run(void *arg)
 int loop_init(struct loop *l, struct nbd_server *s)
 {
     l->server = s;
+    l->may_look = usable_cores() > 1; /* else it would keep the client from going on */
     pthread_mutex_init(&l->lock, NULL);
     l->wake = (struct watch){ .kind = WATCH_WAKE, .fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC) };
     l->epoll = epoll_create1(EPOLL_CLOEXEC);
