@@ -184,14 +184,14 @@ static int make_room(struct bat *b, uint64_t to, uint64_t more)
 
 static int take_free(struct bat *b, uint64_t want, uint64_t *record, uint64_t *got)
 {
-    struct bat_run *run = &b->free.at[b->free.len - 1];
-    uint64_t n = MIN(want, run->count);
+    struct freed *run = &b->free.at[b->free.len - 1];
+    uint64_t n = MIN(want, run->length);
 
     *record = run->offset;
     *got = n;
     run->offset += n * b->stride;
-    run->count -= n;
-    if (run->count == 0)
+    run->length -= n;
+    if (run->length == 0)
         b->free.len--;
     return 0;
 }
@@ -248,13 +248,13 @@ int bat_alloc_bytes(struct bat *b, uint64_t bytes, uint64_t *offset)
 
 void bat_release(struct bat *b, uint64_t record, uint64_t count)
 {
-    struct bat_run run = { .offset = record, .count = count };
+    struct freed run = { .offset = record, .length = count };
 
     b->holes = true;
     if (b->free.len > 0) {
-        struct bat_run *last = &b->free.at[b->free.len - 1];
-        if (last->offset + last->count * b->stride == record) {
-            last->count += count;
+        struct freed *last = &b->free.at[b->free.len - 1];
+        if (last->offset + last->length * b->stride == record) {
+            last->length += count;
             return;
         }
     }
@@ -264,13 +264,13 @@ void bat_release(struct bat *b, uint64_t record, uint64_t count)
 
 void bat_free_later(struct bat *b, uint64_t record)
 {
-    struct bat_run run = { .offset = record, .count = 1 };
+    struct freed run = { .offset = record, .length = 1 };
 
     b->holes = true;
     if (b->freed.len > 0) {
-        struct bat_run *last = &b->freed.at[b->freed.len - 1];
-        if (last->offset + last->count * b->stride == record) {
-            last->count++;
+        struct freed *last = &b->freed.at[b->freed.len - 1];
+        if (last->offset + last->length * b->stride == record) {
+            last->length++;
             return;
         }
     }
@@ -283,7 +283,7 @@ void bat_free_later(struct bat *b, uint64_t record)
 
 struct commit {
     struct table_batch *inner, *table;
-    bat_runs freed;
+    freed_list freed;
     bool unsynced;
 };
 
@@ -329,48 +329,19 @@ static int write_copies(struct bat *b, struct commit *c, bool durable)
     return ret;
 }
 
-static void enter_quarantine(struct bat *b, const bat_runs *freed)
-{
-    if (freed->len == 0)
-        return;
-    WRLOCK_SCOPE(&b->lock);
-    uint64_t epoch = node_epoch(b->node);
-    for (size_t i = 0; i < freed->len; i++) {
-        struct bat_run run = freed->at[i];
-        run.epoch = epoch;
-        (void)vector_push(&b->quarantine, run);
-    }
-}
-
-static void take_passed(struct bat *b, bool all, bat_runs *out)
-{
-    WRLOCK_SCOPE(&b->lock);
-    size_t n = 0;
-
-    while (n < b->quarantine.len && (all || node_epoch_passed(b->node, b->quarantine.at[n].epoch)))
-        n++;
-    if (n == 0 || vector_reserve(out, n) < 0)
-        return;
-    memcpy(out->at, b->quarantine.at, n * sizeof(*out->at));
-    out->len = n;
-    memmove(b->quarantine.at, b->quarantine.at + n,
-            (b->quarantine.len - n) * sizeof(*b->quarantine.at));
-    b->quarantine.len -= n;
-}
-
 /* B2 */
 static void release_passed(struct bat *b, bool all)
 {
-    bat_runs done = VECTOR_INIT;
+    freed_list done = VECTOR_INIT;
 
-    take_passed(b, all, &done);
+    quarantine_take(b->node, &b->lock, &b->quarantine, all, &done);
     for (size_t i = 0; i < done.len; i++) {
-        const struct bat_run *run = &done.at[i];
+        const struct freed *run = &done.at[i];
         if (node_unmap(b->file))
-            (void)blk_discard(b->file, run->offset, run->count * b->stride); /* a hint */
+            (void)blk_discard(b->file, run->offset, run->length * b->stride); /* a hint */
         node_event(b->file, EVENT_CLUSTER_FREE);
         WRLOCK_SCOPE(&b->lock);
-        bat_release(b, run->offset, run->count);
+        bat_release(b, run->offset, run->length);
     }
     vector_free(&done);
 }
@@ -402,7 +373,7 @@ int bat_commit(struct bat *b, bool durable)
     if (c.inner)
         table_batch_finish(c.inner, ret == 0);
     if (ret == 0) {
-        enter_quarantine(b, &c.freed);
+        quarantine_enter(b->node, &b->lock, &b->quarantine, &c.freed);
     } else if (ret != -ENOSPC && ret != -EDQUOT && ret != -ENOMEM) {
         atomic_store(&b->failed, true);
         node_set_failed(b->node);

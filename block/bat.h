@@ -38,6 +38,7 @@
 #include "base/rwlock.h"
 #include "base/vector.h"
 #include "block/driver.h"
+#include "block/quarantine.h"
 #include "block/table_cache.h"
 
 enum {
@@ -46,12 +47,6 @@ enum {
 };
 
 #define BAT_MAX_ENTRIES (UINT32_C(1) << 28)
-
-struct bat_run {
-    uint64_t offset, count; /* records in a row */
-    uint64_t epoch;
-};
-typedef VECTOR(struct bat_run) bat_runs;
 
 struct bat_fixed {
     uint64_t offset, length;
@@ -102,7 +97,7 @@ struct bat {
     uint64_t end;      /* of the last record or fixed part, where the next one goes */
     uint64_t reserved; /* the file has room up to here */
     uint64_t fresh;    /* from here on nothing was ever written */
-    bat_runs free, freed, quarantine;
+    freed_list free, freed, quarantine; /* of records in a row: their lengths count records */
     bool grows, unsynced;
     bool grown; /* room was made since the image was opened */
     bool holes; /* something was freed since the image was opened */

@@ -63,13 +63,13 @@ static uint64_t find_leaks(struct bat *b, struct bat_report *r, const struct bat
 {
     uint64_t leaks = s->behind;
     struct bat_gap g = { 0 };
-    struct bat_run run;
+    struct freed run;
 
     if (s->behind)
         bat_say(r, "Leaked %" PRIu64 " blocks behind the end of the disk", s->behind);
     while (bat_next_gap(b, s, &g, &run)) {
-        bat_say(r, "Leaked %" PRIu64 " blocks at %#" PRIx64, run.count, run.offset);
-        leaks += run.count;
+        bat_say(r, "Leaked %" PRIu64 " blocks at %#" PRIx64, run.length, run.offset);
+        leaks += run.length;
     }
     if (b->file_end > s->end && (b->file_end - s->end) / b->stride > 0) {
         uint64_t count = (b->file_end - s->end) / b->stride;

@@ -131,7 +131,7 @@ static const struct bat_fixed *fixed_at(const struct bat *b, uint64_t at, uint64
 }
 
 bool bat_next_gap(const struct bat *b, const struct bat_scan *s, struct bat_gap *g,
-                  struct bat_run *out)
+                  struct freed *out)
 {
     if (g->at == 0)
         g->at = b->data_start;
@@ -149,7 +149,7 @@ bool bat_next_gap(const struct bat *b, const struct bat_scan *s, struct bat_gap 
             g->next_slot++;
         }
         if (stop > from && (stop - from) / b->stride > 0) {
-            *out = (struct bat_run){ .offset = from, .count = (stop - from) / b->stride };
+            *out = (struct freed){ .offset = from, .length = (stop - from) / b->stride };
             return true;
         }
         if (g->next_slot > s->slots)
@@ -161,7 +161,7 @@ bool bat_next_gap(const struct bat *b, const struct bat_scan *s, struct bat_gap 
 int bat_adopt(struct bat *b, const struct bat_scan *s)
 {
     struct bat_gap g = { 0 };
-    struct bat_run run;
+    struct freed run;
 
     b->free.len = 0;
     while (bat_next_gap(b, s, &g, &run))
@@ -227,11 +227,11 @@ int bat_move(struct bat *b, uint64_t block, uint64_t from, uint64_t to)
 static int fill_gaps(struct bat *b, struct bat_scan *s, uint8_t *buf)
 {
     struct bat_gap g = { 0 };
-    struct bat_run run;
+    struct freed run;
     uint64_t last = s->slots;
 
     while (bat_next_gap(b, s, &g, &run))
-        for (; run.count > 0; run.count--, run.offset += b->stride) {
+        for (; run.length > 0; run.length--, run.offset += b->stride) {
             while (last > 0 && !s->slot[last - 1].block)
                 last--;
             if (last == 0 || bat_slot_record(b, s, last - 1) <= run.offset)

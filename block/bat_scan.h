@@ -51,7 +51,7 @@ struct bat_gap {
     uint64_t at, next_slot;
 };
 bool bat_next_gap(const struct bat *b, const struct bat_scan *s, struct bat_gap *g,
-                  struct bat_run *out);
+                  struct freed *out);
 
 /* No request in flight: the record of this block goes from one place to another, which is taken for it. */
 int bat_move(struct bat *b, uint64_t block, uint64_t from, uint64_t to);

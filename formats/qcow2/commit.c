@@ -37,7 +37,7 @@ struct commit {
     struct table_batch *refs, *l2;
     uint8_t *l1; /* disk order */
     uint32_t l1_from, l1_to;
-    qcow2_freed_list freed;
+    freed_list freed;
     bool unsynced;
 };
 
@@ -59,14 +59,14 @@ static int push_freed(struct qcow2 *q, uint64_t host, uint64_t len)
     if (cluster_of(q, host) <= packed && packed <= cluster_of(q, host + len - 1))
         q->packed_next = 0;
     if (q->freed.len > 0) {
-        struct qcow2_freed *last = &q->freed.at[q->freed.len - 1];
+        struct freed *last = &q->freed.at[q->freed.len - 1];
         /* Whole clusters only: a shared one loses a reference for each piece in it. */
         if (last->offset + last->length == host && !in_cluster(q, host | len | last->length)) {
             last->length += len;
             return 0;
         }
     }
-    struct qcow2_freed f = { .offset = host, .length = len };
+    struct freed f = { .offset = host, .length = len };
     (void)vector_push(&q->freed, f); /* without memory it leaks, which check mends */
     if (q->freed.len > MAX_FREED)
         atomic_store(&q->many_freed, true);
@@ -178,36 +178,6 @@ static int write_copies(struct qcow2 *q, struct commit *c, bool durable)
 
 /* ---- quarantine ------------------------------------------------------------------------------------------- */
 
-static void enter_quarantine(struct qcow2 *q, const qcow2_freed_list *freed)
-{
-    if (freed->len == 0)
-        return;
-    WRLOCK_SCOPE(&q->lock);
-    uint64_t epoch = node_epoch(q->node);
-    for (size_t i = 0; i < freed->len; i++) {
-        struct qcow2_freed f = freed->at[i];
-        f.epoch = epoch;
-        (void)vector_push(&q->quarantine, f);
-    }
-}
-
-/* Takes the entries whose epoch has passed (or all) out of quarantine. */
-static void take_passed(struct qcow2 *q, bool all, qcow2_freed_list *out)
-{
-    WRLOCK_SCOPE(&q->lock);
-    size_t n = 0;
-
-    while (n < q->quarantine.len && (all || node_epoch_passed(q->node, q->quarantine.at[n].epoch)))
-        n++;
-    if (n == 0 || vector_reserve(out, n) < 0)
-        return;
-    memcpy(out->at, q->quarantine.at, n * sizeof(*out->at));
-    out->len = n;
-    memmove(q->quarantine.at, q->quarantine.at + n,
-            (q->quarantine.len - n) * sizeof(*q->quarantine.at));
-    q->quarantine.len -= n;
-}
-
 /* The first run of clusters in [cluster, last] that only this free refers to; count 0: none. */
 static uint64_t last_references(struct qcow2 *q, uint64_t *cluster, uint64_t last)
 {
@@ -233,7 +203,7 @@ static uint64_t last_references(struct qcow2 *q, uint64_t *cluster, uint64_t las
 
 /* Gives space back to the file system while nobody can take it yet: its count is still one, and
  * nothing adds to it (packed data does not grow into a cluster that lost a piece). */
-static void punch(struct qcow2 *q, const struct qcow2_freed *f)
+static void punch(struct qcow2 *q, const struct freed *f)
 {
     uint64_t last = cluster_of(q, f->offset + f->length - 1);
 
@@ -281,9 +251,9 @@ static void release_run(struct qcow2 *q, uint64_t host, uint64_t len)
 /* Releases what no request can see any more (Q4). */
 static void release_passed(struct qcow2 *q, bool all)
 {
-    qcow2_freed_list done = VECTOR_INIT;
+    freed_list done = VECTOR_INIT;
 
-    take_passed(q, all, &done);
+    quarantine_take(q->node, &q->lock, &q->quarantine, all, &done);
     for (size_t i = 0; i < done.len; i++) {
         if (node_unmap(q->file) && !q->keeps_freed)
             punch(q, &done.at[i]);
@@ -324,7 +294,7 @@ int qcow2_commit(struct qcow2 *q, bool durable)
     if (c.refs)
         table_batch_finish(c.refs, ret == 0);
     if (ret == 0)
-        enter_quarantine(q, &c.freed);
+        quarantine_enter(q->node, &q->lock, &q->quarantine, &c.freed);
     else if (ret != -ENOSPC && ret != -EDQUOT && ret != -ENOMEM)
         node_set_failed(q->node);
     free(c.l1);

@@ -52,6 +52,7 @@
 #include "base/rwlock.h"
 #include "base/vector.h"
 #include "block/driver.h"
+#include "block/quarantine.h"
 #include "block/table_cache.h"
 
 #define QCOW2_MAGIC 0x514649fbu /* "QFI\xfb" */
@@ -142,13 +143,6 @@ struct qcow2_header {
 #define RTE_RESERVED  UINT64_C(0x1ff)
 
 /* Host bytes that a reference was taken from: each host cluster they touch loses one when released. */
-struct qcow2_freed {
-    uint64_t offset, length;
-    uint64_t epoch; /* of the node when the unmapping was made, set when it became durable */
-};
-
-typedef VECTOR(struct qcow2_freed) qcow2_freed_list;
-
 struct qcow2 {
     struct blk_node *node;
     struct blk_node *file;
@@ -192,11 +186,11 @@ struct qcow2 {
     uint64_t fresh;           /* host offsets from here on were never used; cluster aligned */
     uint64_t packed_next;     /* next free byte for compressed data; 0: none */
     struct qcow2_overlap *overlap;
-    qcow2_freed_list freed;      /* unmapped in memory, not yet on the disk */
-    _Atomic bool many_freed;     /* a commit is due for them; read without the lock */
-    qcow2_freed_list quarantine; /* unmapped on the disk, waiting for their epoch */
-    uint64_t snapshots_len;      /* bytes of the snapshot table, as last read or written */
-    bool unsynced;               /* data was written to new clusters since the last commit */
+    freed_list freed;        /* unmapped in memory, not yet on the disk */
+    _Atomic bool many_freed; /* a commit is due for them; read without the lock */
+    freed_list quarantine;   /* unmapped on the disk, waiting for their epoch */
+    uint64_t snapshots_len;  /* bytes of the snapshot table, as last read or written */
+    bool unsynced;           /* data was written to new clusters since the last commit */
 
     struct qcow2_cleaner *cleaner; /* NULL: unused tables stay in memory */
     pthread_mutex_t commit_lock;

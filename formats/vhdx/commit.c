@@ -30,7 +30,7 @@ struct commit {
     uint8_t *bat;      /* copies of pages of the BAT */
     uint64_t *numbers; /* which they are */
     uint64_t count;
-    vhdx_freed_list freed;
+    freed_list freed;
 };
 
 /* ---- the session ------------------------------------------------------------------------------------ */
@@ -121,59 +121,29 @@ static void put_back(struct vhdx *v, struct commit *c)
 
 void vhdx_free_later(struct vhdx *v, uint64_t unit, uint64_t count)
 {
-    struct vhdx_freed f = { .unit = unit, .count = count };
+    struct freed f = { .offset = unit, .length = count };
 
     if (v->freed.len > 0 &&
-        v->freed.at[v->freed.len - 1].unit + v->freed.at[v->freed.len - 1].count == unit)
-        v->freed.at[v->freed.len - 1].count += count;
+        v->freed.at[v->freed.len - 1].offset + v->freed.at[v->freed.len - 1].length == unit)
+        v->freed.at[v->freed.len - 1].length += count;
     else
         (void)vector_push(&v->freed, f); /* without memory it stays unused until the next open */
     if (v->freed.len > MAX_FREED)
         atomic_store(&v->many_freed, true);
 }
 
-static void enter_quarantine(struct vhdx *v, const vhdx_freed_list *freed)
-{
-    if (freed->len == 0)
-        return;
-    WRLOCK_SCOPE(&v->lock);
-    uint64_t epoch = node_epoch(v->node);
-    for (size_t i = 0; i < freed->len; i++) {
-        struct vhdx_freed f = freed->at[i];
-        f.epoch = epoch;
-        (void)vector_push(&v->quarantine, f);
-    }
-}
-
-/* Takes the entries whose epoch has passed (or all) out of quarantine. */
-static void take_passed(struct vhdx *v, bool all, vhdx_freed_list *out)
-{
-    WRLOCK_SCOPE(&v->lock);
-    size_t n = 0;
-
-    while (n < v->quarantine.len && (all || node_epoch_passed(v->node, v->quarantine.at[n].epoch)))
-        n++;
-    if (n == 0 || vector_reserve(out, n) < 0)
-        return;
-    memcpy(out->at, v->quarantine.at, n * sizeof(*out->at));
-    out->len = n;
-    memmove(v->quarantine.at, v->quarantine.at + n,
-            (v->quarantine.len - n) * sizeof(*v->quarantine.at));
-    v->quarantine.len -= n;
-}
-
 /* A hole is the only sign of free space that the format has, so there shall be one. */
 static void release_passed(struct vhdx *v, bool all)
 {
-    vhdx_freed_list done = VECTOR_INIT;
+    freed_list done = VECTOR_INIT;
 
-    take_passed(v, all, &done);
+    quarantine_take(v->node, &v->lock, &v->quarantine, all, &done);
     for (size_t i = 0; i < done.len; i++) {
-        (void)blk_zero(v->file, done.at[i].unit * VHDX_MIB, done.at[i].count * VHDX_MIB,
+        (void)blk_zero(v->file, done.at[i].offset * VHDX_MIB, done.at[i].length * VHDX_MIB,
                        BLK_MAY_UNMAP | BLK_NO_FALLBACK);
         node_event(v->file, EVENT_CLUSTER_FREE);
         WRLOCK_SCOPE(&v->lock);
-        vhdx_space_release(v, done.at[i].unit, done.at[i].count);
+        vhdx_space_release(v, done.at[i].offset, done.at[i].length);
     }
     vector_free(&done);
 }
@@ -212,7 +182,7 @@ static int commit_pending(struct vhdx *v)
     if (c.bits)
         table_batch_finish(c.bits, ret == 0);
     if (ret == 0)
-        enter_quarantine(v, &c.freed);
+        quarantine_enter(v->node, &v->lock, &v->quarantine, &c.freed);
     else if (ret != -ENOSPC && ret != -EDQUOT && ret != -ENOMEM)
         node_set_failed(v->node);
     free(c.bat);

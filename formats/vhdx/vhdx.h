@@ -51,6 +51,7 @@
 #include "base/rwlock.h"
 #include "base/vector.h"
 #include "block/driver.h"
+#include "block/quarantine.h"
 #include "block/table_cache.h"
 #include "vhdx_layout.h"
 
@@ -150,13 +151,6 @@ uint8_t *vhdx_locator_build(const char *parent, const struct vhdx_guid *linkage,
 
 /* ---- the image -------------------------------------------------------------------------------------- */
 
-/* File space that was unmapped, in MiB. */
-struct vhdx_freed {
-    uint64_t unit, count;
-    uint64_t epoch; /* of the node, set when the unmapping became durable */
-};
-typedef VECTOR(struct vhdx_freed) vhdx_freed_list;
-
 /* Four KiB of metadata that is to be changed. */
 struct vhdx_page {
     uint64_t offset;
@@ -190,8 +184,8 @@ struct vhdx {
     uint64_t units;             /* MiB that the file has */
     uint64_t fresh;             /* MiB from here on were never used and read as zeroes */
     uint64_t hint;              /* no room for a block begins below this MiB */
-    vhdx_freed_list freed;      /* unmapped in memory, not yet on the disk */
-    vhdx_freed_list quarantine; /* unmapped on the disk, waiting for their epoch */
+    freed_list freed;           /* in units of a MiB; unmapped in memory, not yet on the disk */
+    freed_list quarantine;      /* unmapped on the disk, waiting for their epoch */
     _Atomic bool many_freed;
     bool trim; /* the file may be longer than what it holds */
 

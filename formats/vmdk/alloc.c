@@ -168,7 +168,7 @@ int vmdk_make_table(struct vmdk *v, struct vmdk_extent *e, uint32_t i)
 
 void vmdk_free_later(struct vmdk *v, struct vmdk_extent *e, uint64_t offset, uint64_t length)
 {
-    struct vmdk_freed f = { .offset = offset, .length = length };
+    struct freed f = { .offset = offset, .length = length };
 
     /* Encodings of any length fit nowhere else, and a stream is read from one marker to the next. */
     if (e->compressed || offset % e->grain || offset >= e->fresh || vmdk_meta_at(e, offset, length))

@@ -76,7 +76,7 @@ struct copy {
     struct table_batch *tables;
     uint8_t *gd, *rgd; /* entries [from, to) as on the disk */
     uint32_t from, to;
-    vmdk_freed_list freed;
+    freed_list freed;
     bool unsynced;
 };
 
@@ -192,41 +192,12 @@ static int write_copies(struct vmdk *v, struct vmdk_extent *e, struct copy *c, b
 
 /* ---- quarantine -------------------------------------------------------------------------------------------------- */
 
-static void enter_quarantine(struct vmdk *v, struct vmdk_extent *e, const vmdk_freed_list *freed)
-{
-    if (freed->len == 0)
-        return;
-    WRLOCK_SCOPE(&v->lock);
-    uint64_t epoch = node_epoch(v->node);
-    for (size_t i = 0; i < freed->len; i++) {
-        struct vmdk_freed f = freed->at[i];
-        f.epoch = epoch;
-        (void)vector_push(&e->quarantine, f);
-    }
-}
-
-static void take_passed(struct vmdk *v, struct vmdk_extent *e, bool all, vmdk_freed_list *out)
-{
-    WRLOCK_SCOPE(&v->lock);
-    size_t n = 0;
-
-    while (n < e->quarantine.len && (all || node_epoch_passed(v->node, e->quarantine.at[n].epoch)))
-        n++;
-    if (n == 0 || vector_reserve(out, n) < 0)
-        return;
-    memcpy(out->at, e->quarantine.at, n * sizeof(*out->at));
-    out->len = n;
-    memmove(e->quarantine.at, e->quarantine.at + n,
-            (e->quarantine.len - n) * sizeof(*e->quarantine.at));
-    e->quarantine.len -= n;
-}
-
 /* Frees what no request can see any more (V3). */
 static void release_passed(struct vmdk *v, struct vmdk_extent *e, bool all)
 {
-    vmdk_freed_list done = VECTOR_INIT;
+    freed_list done = VECTOR_INIT;
 
-    take_passed(v, e, all, &done);
+    quarantine_take(v->node, &v->lock, &e->quarantine, all, &done);
     for (size_t i = 0; i < done.len; i++) {
         if (node_unmap(e->file))
             (void)blk_discard(e->file, done.at[i].offset, done.at[i].length); /* a hint */
@@ -262,7 +233,7 @@ static int commit_extent(struct vmdk *v, struct vmdk_extent *e, bool durable)
     if (c.tables)
         table_batch_finish(c.tables, ret == 0);
     if (ret == 0)
-        enter_quarantine(v, e, &c.freed);
+        quarantine_enter(v->node, &v->lock, &e->quarantine, &c.freed);
     free(c.gd);
     free(c.rgd);
     vector_free(&c.freed);

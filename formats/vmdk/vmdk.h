@@ -22,6 +22,7 @@
 #include "base/bytes.h"
 #include "base/vector.h"
 #include "block/driver.h"
+#include "block/quarantine.h"
 #include "block/table_cache.h"
 
 #define SECTOR UINT64_C(512)
@@ -117,12 +118,6 @@ struct vmdk_header {
     uint16_t algorithm;
 };
 
-struct vmdk_freed {
-    uint64_t offset, length; /* bytes in the extent's file */
-    uint64_t epoch;          /* of the node when its unmapping became durable */
-};
-typedef VECTOR(struct vmdk_freed) vmdk_freed_list;
-
 struct vmdk_range {
     uint64_t from, to;
 };
@@ -158,8 +153,8 @@ struct vmdk_extent {
     uint64_t extended;              /* the file was made at least so long */
     uint64_t gt_room, gt_room_end;  /* for new GTs */
     bool unsynced;                  /* data was written to new grains since the last commit */
-    vmdk_freed_list freed;          /* unmapped in memory, not yet on the disk */
-    vmdk_freed_list quarantine;     /* unmapped on the disk, waiting for their epoch */
+    freed_list freed;               /* unmapped in memory, not yet on the disk */
+    freed_list quarantine;          /* unmapped on the disk, waiting for their epoch */
     VECTOR(uint64_t) free;          /* grains to take before fresh ones */
     /* streams that are written to, or were found by their markers */
     uint8_t **tables; /* by GD entry; NULL: empty */
