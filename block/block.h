@@ -48,6 +48,8 @@ BLK_API void blk_on_warning(blk_warning_fn *fn, void *opaque);
 /* "tls-creds-x509,id=tls0,dir=..." or a JSON object: something that descriptions of nodes refer to by its id. Kept
  * as long as the process runs. -EEXIST: the id is taken. */
 BLK_API int blk_object_add(const char *spec, struct error **err);
+/* What it says under this key, its kind under "qom-type"; NULL: nothing, or there is no such object. */
+BLK_API const char *blk_object_text(const char *id, const char *key);
 
 /* ---- opening and closing ------------------------------------------------------------------- */
 

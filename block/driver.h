@@ -283,9 +283,6 @@ extern const struct driver *const driver_table[];
 /* For describe: what a file name means within another, not to be probed. NULL and an error if nothing. */
 json_t *describe_file(const char *name, struct error **err);
 
-/* What blk_object_add was given under this id; NULL: nothing. Not to be changed. */
-json_t *object_find(const char *id);
-
 /* ---- what a driver may ask of and tell its node --------------------------------------------- */
 
 /* The state is the first member of struct blk_node (asserted in node.c). */

@@ -9,7 +9,6 @@
 #include "base/error.h"
 #include "base/options.h"
 #include "block/block.h"
-#include "block/driver.h"
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static json_t *objects; /* by id; under lock */
@@ -52,8 +51,8 @@ int blk_object_add(const char *spec, struct error **err)
     return json_object_set(objects, id, o) < 0 ? error_set(err, ENOMEM, "out of memory") : 0;
 }
 
-json_t *object_find(const char *id)
+const char *blk_object_text(const char *id, const char *key)
 {
     LOCK_SCOPE(&lock);
-    return json_object_get(objects, id);
+    return text_of(json_object_get(objects, id), key);
 }

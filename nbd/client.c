@@ -219,7 +219,6 @@ static int connect_within(const struct target *t, uint64_t seconds, struct nbd_h
 
 /* ---- requests ------------------------------------------------------------------------------------------------ */
 
-/* Sends one; 0 and a cookie, or -1. */
 struct request {
     enum { CMD_READ, CMD_WRITE, CMD_ZERO, CMD_TRIM, CMD_FLUSH, CMD_STATUS } kind;
     uint64_t offset, length;
@@ -258,6 +257,7 @@ static int take_extents(void *opaque, const char *context, uint64_t offset, uint
     return 0;
 }
 
+/* Sends one; its cookie, or -1. */
 static int64_t issue(struct nbd_handle *h, const struct request *r, struct waiter *w)
 {
     nbd_completion_callback done = { .callback = completed, .user_data = w };
@@ -593,10 +593,8 @@ static char *copy(const char *a, const char *b)
 /* The object's folder is laid out as QEMU has it, and libnbd. */
 static int set_creds(struct target *t, const char *id, struct error **err)
 {
-    json_t *o = object_find(id);
-    const char *type = json_string_value(json_object_get(o, "qom-type"));
-    const char *dir = json_string_value(json_object_get(o, "dir"));
-    const char *user = json_string_value(json_object_get(o, "username"));
+    const char *type = blk_object_text(id, "qom-type"), *dir = blk_object_text(id, "dir");
+    const char *user = blk_object_text(id, "username");
 
     if (!type || strncmp(type, "tls-creds-", 10) != 0 || !dir)
         return error_set(err, ENOENT, "nbd: there are no TLS credentials '%s' with a folder", id);
