@@ -45,7 +45,8 @@ int blockdev_take(const char *name, const struct blockdev_user *user, struct blo
                   struct error **err);
 void blockdev_release(struct blockdev *b);
 
-bool blockdev_inserted(struct blockdev *b); /* false: a drive without a file; all else is 0 and fails */
+bool blockdev_inserted(
+    struct blockdev *b); /* false: a drive without a file; all else is 0 and fails */
 uint64_t blockdev_size(struct blockdev *b);
 bool blockdev_read_only(struct blockdev *b);
 bool blockdev_can_discard(struct blockdev *b);
