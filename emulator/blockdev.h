@@ -14,6 +14,8 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
+#include "base/pool.h"
+
 struct blockdev;
 struct error;
 
@@ -37,14 +39,14 @@ enum blockdev_on_error { ON_ERROR_REPORT, ON_ERROR_IGNORE, ON_ERROR_STOP, ON_ERR
 /* What a front end says of itself when it takes the node: one front end for each node, unless all only read. */
 struct blockdev_user {
     const char *device; /* its id, for messages */
-    bool write;         /* false: will only read */
-    void *opaque;
-    void (*resized)(void *opaque); /* may be NULL */
+    bool write;         /* would write, if the node is writable; false: will only read */
 };
 int blockdev_take(const char *name, const struct blockdev_user *user, struct blockdev **out,
                   struct error **err);
 void blockdev_release(struct blockdev *b);
 
+bool blockdev_inserted(
+    struct blockdev *b); /* false: a drive without a file; all else is 0 and fails */
 uint64_t blockdev_size(struct blockdev *b);
 bool blockdev_read_only(struct blockdev *b);
 bool blockdev_can_discard(struct blockdev *b);
@@ -59,12 +61,16 @@ struct blockdev_request {
     const struct iovec *iov; /* read, write: together `length` bytes, there until done */
     int iovcnt;
     void (*done)(struct blockdev_request *r, int result); /* 0 or a negative errno; may free r */
-    struct blockdev_request *next;                        /* while it is blockdev.c's */
+    /* blockdev.c's, from submission to `done` */
+    struct blockdev *device;
+    struct blockdev_request *next; /* merged with this one, and goes on where it ends */
+    struct iovec *merged;
+    struct pool_job job;
 };
 void blockdev_submit(struct blockdev *b, struct blockdev_request *r);
 /* Several at once: neighbours that go on where the one before ends may become one request of the graph. */
 void blockdev_submit_all(struct blockdev *b, struct blockdev_request **r, unsigned count);
-/* Returns when nothing submitted is under way. */
+/* Returns when nothing submitted is under way. Not from `done`. */
 void blockdev_drain(struct blockdev *b);
 
 #endif
