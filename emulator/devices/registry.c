@@ -4,9 +4,11 @@
 #include "base/macros.h"
 
 extern const struct device_type device_isa_debug_exit;
+extern const struct device_type device_vga;
 
 static const struct device_type *const types[] = {
     &device_isa_debug_exit,
+    &device_vga,
 };
 
 const struct device_type *device_type_at(unsigned i)

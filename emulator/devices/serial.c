@@ -20,6 +20,7 @@ enum { FIFO = 16, SOON = 400000 /* ns: the timeout of four characters at 115200 
 struct serial {
     pthread_mutex_t lock;
     struct chardev *chardev;
+    struct chardev_user user;
     struct clock *clock;
     struct timer *timer;
     struct irq out;
@@ -290,10 +291,10 @@ int serial_new(struct ports *ports, uint16_t port, struct clock *clock, const st
         return error_set(err, -r, "No memory left for a serial port");
     }
     serial_reset(s);
-    struct chardev_user user = {
+    s->user = (struct chardev_user){
         .opaque = s, .room = stream_room, .input = stream_input, .event = stream_event
     };
-    r = chardev ? chardev_take(chardev, &user, &s->chardev, err) : 0;
+    r = chardev ? chardev_take(chardev, &s->user, &s->chardev, err) : 0;
     if (r)
         serial_free(s);
     else
@@ -306,7 +307,7 @@ void serial_free(struct serial *s)
     if (!s)
         return;
     if (s->chardev)
-        chardev_release(s->chardev);
+        chardev_release(s->chardev, &s->user);
     timer_free(s->timer);
     pthread_mutex_destroy(&s->lock);
     free(s);
