@@ -4,10 +4,12 @@
 #include "base/macros.h"
 
 extern const struct device_type device_isa_debug_exit;
+extern const struct device_type device_isa_debugcon;
 extern const struct device_type device_vga;
 
 static const struct device_type *const types[] = {
     &device_isa_debug_exit,
+    &device_isa_debugcon,
     &device_vga,
 };
 

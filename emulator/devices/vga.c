@@ -16,6 +16,7 @@
 #include "timer.h"
 #include "vga_planes.h"
 
+#include <string.h>
 #include <sys/stat.h>
 
 enum { WINDOW = 0xa0000, WINDOW_SIZE = 0x20000, CRTC = 25, ATTRIBUTES = 21, DISPI = 16 };

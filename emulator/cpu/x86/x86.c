@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "models.h"
 #include "state.h"
+#include "system.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -103,6 +104,11 @@ void x86_wait(struct x86 *c)
 enum cpu_exit x86_run(struct x86 *x86)
 {
     return cpu_run(&x86->cpu);
+}
+
+uint64_t x86_time_stamp(struct x86 *x86)
+{
+    return x86_tsc(x86);
 }
 
 void x86_nmi(struct x86 *x86)

@@ -47,6 +47,8 @@ void x86_reset(struct x86 *x86); /* power on */
 void x86_wait(struct x86 *x86);  /* halted, for INIT and SIPI: every CPU but the first */
 enum cpu_exit x86_run(struct x86 *x86);
 struct cpu *x86_cpu(struct x86 *x86); /* for cpu_stop(), cpu_line() */
+/* The time stamp counter, on the CPU's own thread: for its local APIC's deadline. */
+uint64_t x86_time_stamp(struct x86 *x86);
 
 /* From any thread: what a local APIC hands on. */
 void x86_nmi(struct x86 *x86);
