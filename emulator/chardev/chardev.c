@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -24,9 +25,18 @@ static const struct chardev_kind *const kinds[] = {
     &chardev_pty,   &chardev_serial, &chardev_null,
 };
 
-const struct chardev_kind *chardev_kind_at(unsigned i)
+static const struct chardev_kind *chardev_kind_at(unsigned i)
 {
     return i < sizeof(kinds) / sizeof(*kinds) ? kinds[i] : NULL;
+}
+
+const struct opt_def *chardev_kind_options(unsigned i, const char **name, const char **help)
+{
+    const struct chardev_kind *kind = chardev_kind_at(i);
+
+    *name = kind ? kind->name : NULL;
+    *help = kind ? kind->help : NULL;
+    return kind ? kind->options : NULL;
 }
 
 struct chardev *chardevs_first(void)
@@ -234,6 +244,24 @@ void chardev_release(struct chardev *c, const struct chardev_user *user)
     for (unsigned i = 0; i < CHARDEV_USERS; i++)
         if (c->taken[i] && c->users[i].opaque == user->opaque && c->users[i].input == user->input)
             c->taken[i] = false;
+}
+
+char *chardev_describe(unsigned i)
+{
+    struct chardev *c = chardevs_first();
+    char *text = NULL;
+
+    for (; c && i > 0; i--)
+        c = c->next;
+    if (!c)
+        return NULL;
+    LOCK_SCOPE(&c->lock);
+    const char *place = c->o.path ? c->o.path : c->o.port ? c->o.port : "";
+    const char *state = c->out < 0 && c->kind->connect ? ", disconnected" : "";
+    return asprintf(&text, "%s: %s%s%s%s%s\n", c->id, c->kind->name, *place ? " " : "", place,
+                    c->o.mux ? ", mux" : "", state) < 0
+               ? NULL
+               : text;
 }
 
 void chardev_more(struct chardev *c)

@@ -12,6 +12,7 @@
 
 struct chardev;
 struct error;
+struct opt_def;
 
 enum chardev_event { CHARDEV_OPENED, CHARDEV_CLOSED, CHARDEV_BREAK };
 
@@ -36,6 +37,11 @@ int chardev_take(const char *name, const struct chardev_user *user, struct chard
 void chardev_release(struct chardev *c, const struct chardev_user *user);
 void chardev_write(struct chardev *c, const void *data, size_t length);
 void chardev_more(struct chardev *c); /* there is room again */
+
+/* For -chardev help: the options of kind number i, its name and what it is; NULL past the last. */
+const struct opt_def *chardev_kind_options(unsigned i, const char **name, const char **help);
+/* For `info chardev`: a line about number i, to be freed; NULL past the last. */
+char *chardev_describe(unsigned i);
 
 /* What Ctrl-a x does, on the chardevs' thread. */
 void chardevs_on_quit(void (*quit)(void *opaque), void *opaque);

@@ -70,7 +70,6 @@ struct chardev {
 
 extern const struct chardev_kind chardev_null, chardev_stdio, chardev_file, chardev_pipe,
     chardev_serial, chardev_socket, chardev_pty;
-const struct chardev_kind *chardev_kind_at(unsigned i);
 
 struct chardev *chardev_find(const char *id);
 uint64_t chardev_milliseconds(void);

@@ -5,6 +5,7 @@
 #include "x86/state.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 
 static void general(const struct x86 *c, struct strbuf *text)
 {
@@ -67,4 +68,16 @@ void q35_memory_tree(struct machine *m, struct strbuf *text)
     strbuf_add(text, "I/O\n");
     for (size_t i = 0; ports_at(q->ports, i, &port, &size) == 0; i++)
         range(text, port, size, "ports");
+}
+
+void machine_cpu_help(void)
+{
+    const char *brand, *name;
+    printf("Available CPUs:\n");
+    for (size_t n = 0; (name = x86_model_name(n, &brand)); n++)
+        printf("x86 %-20s %s\n", name, brand ? brand : "");
+    printf("\nRecognized CPUID flags:\n ");
+    for (size_t n = 0; (name = x86_feature_name(n)); n++)
+        printf(" %s", name);
+    printf("\n");
 }
