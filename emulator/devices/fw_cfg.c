@@ -86,7 +86,8 @@ int fw_cfg_file(struct fw_cfg *f, const char *name, const void *bytes, size_t le
 static const struct item *selected(const struct fw_cfg *f)
 {
     static const struct item none = { NULL, 0 };
-    uint16_t key = f->selected & 0x3fff; /* the two high bits say: write, architecture's own */
+    uint16_t key =
+        f->selected & 0xbfff; /* bit 14 asks to write; those of the architecture's own are empty */
     return key < ITEMS ? &f->items[key] : &none;
 }
 

@@ -1,7 +1,7 @@
 /* VGA: PCI 1234:1111, for which Debian's SeaBIOS has a video BIOS (vgabios-stdvga.bin).
  *
- * Its video BIOS looks for the Bochs display interface at ports 1ce and 1cf; ours says that it has no memory, so that programs
- * find no graphics modes there and stay with text. Source: IBM VGA technical reference; Bochs' VBE_DISPI documentation.
+ * Its video BIOS looks for the Bochs display interface and makes do without it: programs find no graphics modes of VESA's then
+ * and stay with text. Source: IBM VGA technical reference.
  */
 #include "vga.h"
 
@@ -19,7 +19,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { WINDOW = 0xa0000, WINDOW_SIZE = 0x20000, CRTC = 25, ATTRIBUTES = 21, DISPI = 16 };
+enum { WINDOW = 0xa0000, WINDOW_SIZE = 0x20000, CRTC = 25, ATTRIBUTES = 21 };
 
 struct vga {
     struct device device;
@@ -32,7 +32,6 @@ struct vga {
     uint8_t attribute_index, attributes[ATTRIBUTES];
     bool attribute_data; /* the next write to 3c0 is data */
     uint8_t dac_mask, dac_read, dac_write, dac_part, dac[768];
-    uint16_t dispi_index, dispi[DISPI];
 };
 
 /* ---- ports ---------------------------------------------------------------------------------- */
@@ -204,30 +203,6 @@ static void ports_write(void *opaque, uint64_t offset, unsigned size, uint64_t v
         write_port(v, 0x3b0 + (unsigned)offset + i, (uint8_t)(value >> (8 * i)));
 }
 
-static uint64_t dispi_read(void *opaque, uint64_t offset, unsigned size)
-{
-    struct vga *v = opaque;
-    (void)size;
-    LOCK_SCOPE(&v->lock);
-    if (offset == 0)
-        return v->dispi_index;
-    return v->dispi_index < 10 ? v->dispi[v->dispi_index] : 0; /* register 10: memory in 64 KiB */
-}
-
-static void dispi_write(void *opaque, uint64_t offset, unsigned size, uint64_t value)
-{
-    struct vga *v = opaque;
-    (void)size;
-    LOCK_SCOPE(&v->lock);
-    if (offset == 0)
-        v->dispi_index = (uint16_t)value;
-    else if (v->dispi_index == 0 && value >= 0xb0c0 && value <= 0xb0c5)
-        v->dispi[0] = (uint16_t)value;
-    else if (v->dispi_index < 10 && v->dispi_index != 4 &&
-             v->dispi_index) /* 4: cannot be enabled */
-        v->dispi[v->dispi_index] = (uint16_t)value;
-}
-
 static uint64_t planes_read(void *opaque, uint64_t offset, unsigned size)
 {
     struct vga *v = opaque;
@@ -247,7 +222,6 @@ static void planes_write(void *opaque, uint64_t offset, unsigned size, uint64_t 
 }
 
 static const struct memory_io ports_io = { ports_read, ports_write };
-static const struct memory_io dispi_io = { dispi_read, dispi_write };
 static const struct memory_io planes_io = { planes_read, planes_write };
 
 /* ---- the screen as text --------------------------------------------------------------------- */
@@ -357,8 +331,6 @@ static int vga_realize(struct device *d, struct error **err)
     v->windowed = !r;
     if (!r)
         r = ports_add(d->host->ports, 0x3b0, 0x30, &ports_io, v);
-    if (!r)
-        r = ports_add(d->host->ports, 0x1ce, 2, &dispi_io, v);
     return r ? error_set(err, -r, "No memory left for a VGA") : 0;
 }
 
@@ -376,15 +348,12 @@ static void vga_reset(struct device *d)
     v->attribute_data = false;
     v->dac_mask = 0xff;
     v->dac_read = v->dac_write = v->dac_part = 0;
-    memset(v->dispi, 0, sizeof v->dispi);
-    v->dispi[0] = 0xb0c5;
 }
 
 static void vga_free(struct device *d)
 {
     struct vga *v = (struct vga *)d;
     ports_remove(d->host->ports, 0x3b0, v);
-    ports_remove(d->host->ports, 0x1ce, v);
     if (v->windowed)
         memory_remove(d->host->memory, WINDOW);
     pci_remove(&v->pci);
