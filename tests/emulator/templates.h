@@ -684,10 +684,8 @@ static const struct template x87_templates[] = {
     { 0xd9, 0xed, 0, FIXED, 0 },
     { 0xd9, 0xee, 0, FIXED, 0 },
     { 0xd9, 0xf4, 0, FIXED, 0 },
-    { 0xd9, 0xf5, 0, FIXED, 0 },
     { 0xd9, 0xf6, 0, FIXED, 0 },
     { 0xd9, 0xf7, 0, FIXED, 0 },
-    { 0xd9, 0xf8, 0, FIXED, 0 },
     { 0xd9, 0xfa, 0, FIXED, 0 },
     { 0xd9, 0xfc, 0, FIXED, 0 },
     { 0xd9, 0xfd, 0, FIXED, 0 },
@@ -697,6 +695,15 @@ static const struct template x87_templates[] = {
     { 0xde, 0xd9, 0, FIXED, 0 },
     { 0xdf, 0xe0, 0, FIXED, 0 },
     { 0x9b, -1, 0, NO66 | NO_REX, 0 },
+};
+
+/* Processors do not say when a denormal remainder is an underflow: that one stays masked here. */
+static const struct template remainder_templates[] = {
+    { 0xd9, 0xf5, 0, FIXED, 0 },
+    { 0xd9, 0xf8, 0, FIXED, 0 },
+    { 0xd9, 0xfc, 0, FIXED, 0 },
+    { 0xd9, 0xc9, 0, FIXED, 0 },
+    { 0xdd, 0, 0, MODRM | MEM_ONLY | NO66 | NO_REX, 0 },
 };
 
 #endif

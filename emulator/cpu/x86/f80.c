@@ -345,6 +345,8 @@ struct f80 f80_scale(struct f80_env *env, struct f80 v, struct f80 by)
     int64_t n = (int64_t)f80_to_int(&cut, by, 4, true);
     n = cut.flags & FP_IE ? (down ? -65536 : 65536) : (int32_t)n;
     struct number x = f80_unpack(v);
+    if (kb == F80_ZERO)
+        return f80_pack(&cut, x, 64);
     x.exp += (int)(n < -65536 ? -65536 : n > 65536 ? 65536 : n);
     return f80_pack(env, x, 64);
 }
@@ -387,8 +389,10 @@ struct f80 f80_remainder(struct f80_env *env, struct f80 a, struct f80 b, bool n
     struct number x = f80_unpack(a), y = f80_unpack(b);
     int d = x.exp - y.exp;
     struct f80_env exact = { .mask = FP_ALL }; /* a denormal remainder is no underflow */
-    if (kb == F80_INFINITE || d < (nearest ? -1 : 0))
+    if (kb == F80_INFINITE)
         return f80_pack(&exact, x, 64);
+    if (d < (nearest ? -1 : 0))
+        return f80_pack(env, x, 64); /* yet here it is */
     u128 rest = x.m >> 64, by = y.m >> 64;
     uint64_t q = 0;
     int steps = d, low = y.exp;
