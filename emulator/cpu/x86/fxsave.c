@@ -1,4 +1,5 @@
 /* FXSAVE, XSAVE and MXCSR. */
+#include "fpu.h"
 #include "sse.h"
 
 enum { MXCSR_MASK = 0xffff };
@@ -6,7 +7,7 @@ enum { MXCSR_MASK = 0xffff };
 static void save_x87(struct x86 *c, uint64_t at)
 {
     cpu_store(&c->cpu, at, 2, c->fcw);
-    cpu_store(&c->cpu, at + 2, 2, (uint16_t)((c->fsw & ~0x3800) | c->top << 11));
+    cpu_store(&c->cpu, at + 2, 2, fpu_status(c));
     cpu_store(&c->cpu, at + 4, 2, (uint8_t)~c->empty);
     cpu_store(&c->cpu, at + 6, 2, c->fop);
     cpu_store(&c->cpu, at + 8, 8, c->fip);
@@ -47,9 +48,7 @@ static void load_sse(struct x86 *c, uint64_t at)
 
 static void available(struct x86 *c)
 {
-    if (c->cr0 & CR0_EM)
-        x86_raise(c, X_UD);
-    if (c->cr0 & CR0_TS)
+    if (c->cr0 & (CR0_EM | CR0_TS))
         x86_raise(c, X_NM);
 }
 
@@ -80,7 +79,7 @@ void h_fxsave(struct x86 *c, const struct insn *i)
 
 void h_mxcsr(struct x86 *c, const struct insn *i)
 {
-    available(c);
+    simd_available(c, false);
     uint64_t at = ea(c, i);
     if (group(i) == 2)
         load_mxcsr(c, cpu_load(&c->cpu, at, 4));
@@ -114,11 +113,7 @@ static void xrstor(struct x86 *c, uint64_t at, uint64_t what)
     if (what & v & 1) {
         load_x87(c, at);
     } else if (what & 1) {
-        c->fcw = 0x37f;
-        c->fsw = c->fop = 0;
-        c->fip = c->fdp = 0;
-        c->top = 0;
-        c->empty = 0xff;
+        fpu_init(c);
         memset(c->st, 0, sizeof c->st);
     }
     if (what & v & 2)

@@ -9,6 +9,8 @@ void simd_available(struct x86 *c, bool mmx)
         x86_raise(c, X_UD);
     if (c->cr0 & CR0_TS)
         x86_raise(c, X_NM);
+    if (mmx)
+        fpu_pending(c);
 }
 
 union xmm simd_load(struct x86 *c, uint64_t at, unsigned size)
@@ -100,7 +102,7 @@ static void h_half(struct x86 *c, const struct insn *i)
 /* MOVD, MOVQ, PINSRW, PEXTRW, PMOVMSKB, MOVMSKPS. */
 static void h_between(struct x86 *c, const struct insn *i)
 {
-    bool mmx = !i->opsize && !i->rep && (i->op & 0xff) != 0x50;
+    bool mmx = !i->opsize && (!i->rep || (i->op & 0xff) == 0xd6) && (i->op & 0xff) != 0x50;
     simd_available(c, mmx);
     union xmm *reg = &c->xmm[i->reg], m;
     unsigned size = i->osize == 8 ? 8 : 4, bits = 0;
@@ -119,7 +121,11 @@ static void h_between(struct x86 *c, const struct insn *i)
             rm_write(c, i, size, mmx ? mmx_get(c, i->reg & 7) : reg->q[0]);
         break;
     case 0xd6:
-        if (i->mod == 3)
+        if (i->rep == 0xf3) /* MOVQ2DQ, MOVDQ2Q */
+            *reg = (union xmm){ .q = { mmx_get(c, i->rm & 7), 0 } };
+        else if (i->rep)
+            mmx_set(c, i->reg & 7, c->xmm[i->rm].q[0]);
+        else if (i->mod == 3)
             c->xmm[i->rm] = (union xmm){ .q = { reg->q[0], 0 } };
         else
             cpu_store(&c->cpu, ea(c, i), 8, reg->q[0]);
@@ -152,6 +158,8 @@ static void h_between(struct x86 *c, const struct insn *i)
         c->cpu.r[i->reg] = bits;
         break;
     }
+    if (mmx)
+        mmx_touch(c);
 }
 
 static void h_logic(struct x86 *c, const struct insn *i)
@@ -235,7 +243,8 @@ static void h_packed(struct x86 *c, const struct insn *i)
     union xmm a = { { 0 } }, b = { { 0 } };
     if (mmx) {
         a.q[0] = mmx_get(c, i->reg & 7);
-        b.q[0] = i->mod == 3 ? mmx_get(c, i->rm & 7) : cpu_load(&c->cpu, ea(c, i), 8);
+        bool half = i->op >= MAP_0F + 0x60 && i->op <= MAP_0F + 0x62;
+        b.q[0] = i->mod == 3 ? mmx_get(c, i->rm & 7) : cpu_load(&c->cpu, ea(c, i), half ? 4 : 8);
     } else {
         a = c->xmm[i->reg];
         b = simd_rm(c, i, 16, true);
@@ -288,8 +297,10 @@ static void h_mmx_move(struct x86 *c, const struct insn *i)
                 i->mod == 3 ? mmx_get(c, i->rm & 7) : cpu_load(&c->cpu, ea(c, i), 8));
     else if (i->mod == 3)
         mmx_set(c, i->rm & 7, mmx_get(c, i->reg & 7));
-    else
+    else {
+        mmx_touch(c); /* even when the store faults */
         cpu_store(&c->cpu, ea(c, i), 8, mmx_get(c, i->reg & 7));
+    }
 }
 
 static void h_emms(struct x86 *c, const struct insn *i)
@@ -376,7 +387,7 @@ static x86_helper *map_0f(struct x86 *c, const struct insn *i)
     case 0x7e:
         return i->rep == 0xf2 ? NULL : h_between;
     case 0xd6:
-        return i->opsize ? h_between : NULL;
+        return i->opsize || (i->rep && i->mod == 3) ? h_between : NULL;
     case 0x70:
     case 0xc6:
         return h_shuffle;

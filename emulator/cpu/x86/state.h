@@ -4,6 +4,7 @@
 
 #include "x86.h"
 
+#include "f80.h"
 #include "insn.h"
 #include "models.h"
 
@@ -116,12 +117,6 @@ struct segment {
     uint16_t selector;
     uint32_t limit; /* in bytes, expanded */
     uint32_t attr;  /* type and S, DPL, P (bits 0-7); AVL, L, D/B, G (bits 12-15) */
-};
-
-/* An x87 register: significand, sign and exponent. */
-struct f80 {
-    uint64_t m;
-    uint16_t e;
 };
 
 union xmm {

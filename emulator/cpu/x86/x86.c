@@ -45,6 +45,7 @@ struct x86 *x86_new(struct memory *memory, const struct x86_bus *bus, void *mach
         return NULL;
     }
     c->pat = 0x0007040600070406;
+    c->misc_enable = 1; /* fast strings: Linux forgets ERMS without, though not FSRM */
     x86_reset(c);
     return c;
 }
