@@ -8,6 +8,14 @@ uint32_t x86_signature(const struct x86_cpu_type *m)
            m->stepping;
 }
 
+/* The counter's frequency is told to those who ask, so that none calibrates it: 1 GHz, as of the local APIC's timer. */
+enum { LEAF_TSC = 0x15, LEAF_MHZ = 0x16, TSC_HZ = 1000000000 };
+
+static uint32_t last_leaf(const struct x86_cpu_type *m)
+{
+    return type_has(m, WORD_1_ECX * 32 + 24) ? LEAF_MHZ : 13;
+}
+
 /* x87 and SSE, and the header. */
 enum { XSAVE_SIZE = 576 };
 
@@ -19,7 +27,7 @@ static void basic(struct x86 *c, uint32_t leaf, uint32_t sub, uint32_t out[4])
         bits++;
     switch (leaf) {
     case 0:
-        out[0] = 13;
+        out[0] = last_leaf(m);
         memcpy(&out[1], m->vendor, 4);
         memcpy(&out[3], m->vendor + 4, 4);
         memcpy(&out[2], m->vendor + 8, 4);
@@ -54,6 +62,14 @@ static void basic(struct x86 *c, uint32_t leaf, uint32_t sub, uint32_t out[4])
             out[1] = XSAVE_SIZE;
         }
         break;
+    case LEAF_TSC:
+        out[0] = out[1] = 1;
+        out[2] = TSC_HZ;
+        break;
+    case LEAF_MHZ:
+        out[0] = out[1] = TSC_HZ / 1000000;
+        out[2] = 100;
+        break;
     default:
         break;
     }
@@ -83,7 +99,7 @@ void x86_cpuid(struct x86 *c, uint32_t leaf, uint32_t sub, uint32_t out[4])
         out[0] = 40 | 48 << 8;
         break;
     default:
-        if (leaf <= 13)
+        if (leaf <= last_leaf(m))
             basic(c, leaf, sub, out);
     }
 }

@@ -18,10 +18,10 @@
 #define C1_CORE (C1_SSE3 | BIT(9) | BIT(13))
 #define C1_NEHA (C1_CORE | BIT(19) | BIT(20) | BIT(23))
 #define C1_WEST (C1_NEHA | BIT(1) | BIT(25))
-#define C1_MAX  (C1_WEST | BIT(17) | BIT(22) | BIT(26) | BIT(30))
-/* FSGSBASE BMI1 SMEP BMI2 ERMS INVPCID RDSEED ADX SMAP CLFLUSHOPT CLWB SHA. */
-#define B7_MAX                                                                            \
-    (BIT(0) | BIT(3) | BIT(7) | BIT(8) | BIT(9) | BIT(10) | BIT(18) | BIT(19) | BIT(20) | \
+#define C1_MAX  (C1_WEST | BIT(17) | BIT(21) | BIT(22) | BIT(24) | BIT(26) | BIT(30))
+/* FSGSBASE TSC_ADJUST BMI1 SMEP BMI2 ERMS INVPCID RDSEED ADX SMAP CLFLUSHOPT CLWB SHA. */
+#define B7_MAX                                                                                     \
+    (BIT(0) | BIT(1) | BIT(3) | BIT(7) | BIT(8) | BIT(9) | BIT(10) | BIT(18) | BIT(19) | BIT(20) | \
      BIT(23) | BIT(24) | BIT(29))
 /* FSRM; SPEC_CTRL, STIBP, ARCH_CAPABILITIES and SSBD: nothing here speculates. */
 #define D7_MAX  (BIT(4) | BIT(26) | BIT(27) | BIT(29) | BIT(31))
@@ -160,6 +160,7 @@ static const struct feature {
     FEATURE("rdrand", 1_ECX, 30),
     FEATURE("hypervisor", 1_ECX, 31),
     FEATURE("fsgsbase", 7_EBX, 0),
+    FEATURE("tsc-adjust", 7_EBX, 1),
     FEATURE("bmi1", 7_EBX, 3),
     FEATURE("smep", 7_EBX, 7),
     FEATURE("bmi2", 7_EBX, 8),

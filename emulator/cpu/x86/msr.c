@@ -81,6 +81,8 @@ int x86_read_msr(struct x86 *c, uint32_t msr, uint64_t *value)
         *value = *v;
     else if (msr == 0x10)
         *value = x86_tsc(c);
+    else if (msr == 0x3b)
+        *value = c->tsc_offset;
     else if (msr == 0xc0000080)
         *value = c->efer;
     else if (msr == 0xfe)
@@ -111,6 +113,8 @@ int x86_write_msr(struct x86 *c, uint32_t msr, uint64_t value)
         *v = value;
     else if (msr == 0x10)
         c->tsc_offset += value - x86_tsc(c);
+    else if (msr == 0x3b)
+        c->tsc_offset = value;
     else if (msr == 0xc0000080) {
         uint64_t known = (has(c, FEATURE_SYSCALL) ? EFER_SCE : 0) |
                          (has(c, FEATURE_LM) ? EFER_LME : 0) | (has(c, FEATURE_NX) ? EFER_NXE : 0);
