@@ -21,15 +21,21 @@
 struct clock;
 struct error;
 struct memory;
+struct irq;
 struct pci_bus;
-struct blockdev;
+struct ports;
 
 /* What the machine lends to its devices. */
 struct device_host {
     struct memory *memory;
     struct clock *clock;
     struct pci_bus *pci;
+    struct ports *ports; /* what IN and OUT reach; NULL: the machine has none */
     void *machine;
+    /* An ISA interrupt, 0 to 15. NULL: the machine has none. */
+    struct irq (*isa_irq)(void *machine, unsigned number);
+    /* A device ends the machine with this exit status of the process. */
+    void (*exit)(void *machine, int status);
     /* A device met an error that stops the machine (werror=stop). NULL: not offered. */
     void (*stop)(void *machine, const char *why);
 };
@@ -40,10 +46,9 @@ struct device_type {
     const char *name;  /* "virtio-blk-pci" */
     const char *alias; /* or NULL */
     const char *help;  /* a few words for -device help */
-    const char *
-        bus; /* what it is plugged into: "PCI", "IDE" (a port of AHCI), "ISA", NULL: the machine itself */
-    size_t size;                   /* of the state, whose first member is struct device */
-    const struct opt_def *options; /* members of the state; `id` and `bus` are the core's */
+    const char *bus;   /* "PCI", "IDE" (a port of AHCI), "ISA"; NULL: the machine itself */
+    size_t size;       /* of the state, whose first member is struct device */
+    const struct opt_def *options; /* members of the state; id, bus, bootindex are the core's */
     int (*realize)(struct device *d, struct error **err);
     void (*reset)(struct device *d);
     void (*drain)(struct device *d);
@@ -66,7 +71,11 @@ struct device {
 const struct device_type *device_type_at(unsigned i);
 const struct device_type *device_type_find(const char *name);
 
-/* "NAME,key=value,..." parsed already: {"driver": NAME, "id": ..., ...}. Realized, and at the end of *list. */
+/* What -device help (NULL) and -device NAME,help print, to be freed; NULL and an error: an unknown name. */
+char *device_help(const char *name, struct error **err);
+
+/* "NAME,key=value,..." parsed already: {"driver": NAME, "id": ..., ...}. Realized, and at the end of *list.
+ * The object stays as it is. */
 int device_add(struct device **list, const struct device_host *host, json_t *options,
                struct error **err);
 struct device *device_find(struct device *list, const char *id);

@@ -1,0 +1,15 @@
+/* The one table of devices that -device can name. */
+#include "device.h"
+
+#include "base/macros.h"
+
+extern const struct device_type device_isa_debug_exit;
+
+static const struct device_type *const types[] = {
+    &device_isa_debug_exit,
+};
+
+const struct device_type *device_type_at(unsigned i)
+{
+    return i < ARRAY_SIZE(types) ? types[i] : NULL;
+}
