@@ -4,9 +4,14 @@
 #include "base/macros.h"
 
 extern const struct device_type device_isa_debug_exit;
+extern const struct device_type device_virtio_blk_pci, device_virtio_blk_pci_transitional,
+    device_virtio_blk_pci_non_transitional;
 
 static const struct device_type *const types[] = {
     &device_isa_debug_exit,
+    &device_virtio_blk_pci,
+    &device_virtio_blk_pci_transitional,
+    &device_virtio_blk_pci_non_transitional,
 };
 
 const struct device_type *device_type_at(unsigned i)
