@@ -4,11 +4,13 @@
 #include "base/macros.h"
 
 extern const struct device_type device_isa_debug_exit;
+extern const struct device_type device_nvme;
 extern const struct device_type device_virtio_blk_pci, device_virtio_blk_pci_transitional,
     device_virtio_blk_pci_non_transitional;
 
 static const struct device_type *const types[] = {
     &device_isa_debug_exit,
+    &device_nvme,
     &device_virtio_blk_pci,
     &device_virtio_blk_pci_transitional,
     &device_virtio_blk_pci_non_transitional,
