@@ -4,12 +4,15 @@
 #include "base/macros.h"
 
 extern const struct device_type device_isa_debug_exit;
-extern const struct device_type device_nvme;
+extern const struct device_type device_ahci, device_ide_hd, device_ide_cd, device_nvme;
 extern const struct device_type device_virtio_blk_pci, device_virtio_blk_pci_transitional,
     device_virtio_blk_pci_non_transitional;
 
 static const struct device_type *const types[] = {
     &device_isa_debug_exit,
+    &device_ahci,
+    &device_ide_hd,
+    &device_ide_cd,
     &device_nvme,
     &device_virtio_blk_pci,
     &device_virtio_blk_pci_transitional,
