@@ -81,22 +81,10 @@ static uint64_t find_leaks(struct bat *b, struct bat_report *r, const struct bat
 
 /* ---- mending ------------------------------------------------------------------------------------------ */
 
-/* An entry of a block is changed to a mark; what it referred to is in no use, or in somebody else's. */
+/* What the entry referred to is in no use, or in somebody else's. */
 static int clear_entry(struct bat *b, uint64_t block)
 {
-    uint32_t left;
-    uint8_t *at;
-    int ret;
-
-    WRLOCK_SCOPE(&b->lock);
-    do {
-        ret = bat_get(b, block, true, false, &at, &left);
-    } while (ret == TABLE_RELOCKED);
-    if (ret < 0)
-        return ret;
-    bat_store(b, at, b->free_mark);
-    table_cache_dirty(b->table, at);
-    return 0;
+    return bat_set_entry(b, block, b->free_mark);
 }
 
 /* Who shares a place gets a copy in one of his own, behind all others. */

@@ -190,7 +190,7 @@ static int copy_record(struct bat *b, uint64_t from, uint64_t to, uint8_t *buf)
     return ret;
 }
 
-static int repoint(struct bat *b, uint64_t block, uint64_t record)
+int bat_set_entry(struct bat *b, uint64_t block, uint32_t value)
 {
     uint32_t left;
     uint8_t *at;
@@ -202,7 +202,7 @@ static int repoint(struct bat *b, uint64_t block, uint64_t record)
     } while (ret == TABLE_RELOCKED);
     if (ret < 0)
         return ret;
-    bat_store(b, at, bat_entry(b, record));
+    bat_store(b, at, value);
     table_cache_dirty(b->table, at);
     b->unsynced = true;
     return 0;
@@ -214,7 +214,7 @@ static int move_record(struct bat *b, uint64_t block, uint64_t from, uint64_t to
 
     if (ret == 0 && b->format->moved)
         b->format->moved(b, to);
-    return ret == 0 ? repoint(b, block, to) : ret;
+    return ret == 0 ? bat_set_entry(b, block, bat_entry(b, to)) : ret;
 }
 
 int bat_move(struct bat *b, uint64_t block, uint64_t from, uint64_t to)

@@ -53,6 +53,9 @@ struct bat_gap {
 bool bat_next_gap(const struct bat *b, const struct bat_scan *s, struct bat_gap *g,
                   struct freed *out);
 
+/* No request in flight, the lock not held. */
+int bat_set_entry(struct bat *b, uint64_t block, uint32_t value);
+
 /* No request in flight: the record of this block goes from one place to another, which is taken for it. */
 int bat_move(struct bat *b, uint64_t block, uint64_t from, uint64_t to);
 

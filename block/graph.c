@@ -553,72 +553,85 @@ static int unwrap(struct blk_node **file, const struct node_options *o, const st
     return 0;
 }
 
+/* The edge is opened before the node exists, since its bytes may decide the driver, which *d becomes. */
+static int open_edges(json_t *desc, const struct node_options *o, const struct inherit *in,
+                      struct inherit *inside, const struct driver **d, struct blk_node *edge[2],
+                      struct error **err)
+{
+    struct blk_node as = { .read_only = false };
+    const char *first = *d && (*d)->first_edge ? (*d)->first_edge : "file";
+
+    if (*d && ((*d)->flags & DRIVER_NO_CHILD))
+        return 0;
+    apply(&as, o, in);
+    struct inherit below = child_of(&as, in, true);
+    int ret = open_child_edge(desc, first, true, &below, &edge[0], err);
+    if (!*d && in->raw)
+        *d = driver_find("raw");
+    if (ret == 0 && !*d && may_unwrap(in))
+        ret = unwrap(&edge[0], o, in, inside, err);
+    if (ret == 0 && !*d)
+        ret = probe_node(edge[0], blk_filename(edge[0]), d, err);
+    if (ret == 0 && (*d)->second_edge)
+        ret = open_child_edge(desc, (*d)->second_edge, false, &below, &edge[1], err);
+    return ret;
+}
+
+/* What the user says instead of the image, for drivers that know of such a thing. */
+static json_t *take_override(json_t *desc, const char *key, bool known)
+{
+    json_t *value = json_incref(json_object_get(desc, key));
+
+    if (value && known)
+        json_object_del(desc, key);
+    return value;
+}
+
+/* The driver itself, then what its image states. */
+static int open_all(struct blk_node *n, json_t *desc, const struct inherit *inside,
+                    struct error **err)
+{
+    const struct driver *d = n->drv;
+    _cleanup_json_ json_t *backing = take_override(desc, "backing", d->flags & DRIVER_BACKING);
+    _cleanup_json_ json_t *data = take_override(desc, "data-file", d->flags & DRIVER_DATA_FILE);
+    _cleanup_json_ json_t *extents =
+        d->flags & DRIVER_EXTENTS ? take_override(desc, "extents", true) : NULL;
+    struct opening opening = { inside, extents };
+
+    n->opening = &opening;
+    int ret = open_driver(n, desc, err);
+    n->opening = NULL;
+    if (ret == 0 && (d->flags & DRIVER_DATA_FILE))
+        ret = open_data_file(n, data, inside, err);
+    if (ret == 0 && (d->flags & DRIVER_BACKING))
+        ret = open_backing(n, backing, inside, err);
+    return ret;
+}
+
 static int build(json_t *desc, const struct node_options *o, const struct inherit *in,
                  struct blk_node **out, struct error **err)
 {
     const struct driver *d;
-    struct blk_node *file = NULL, *second = NULL;
+    struct blk_node *edge[2] = { NULL, NULL };
+    struct inherit inside = *in;
     int ret = named_driver(desc, in->leaf, &d, err);
     if (ret < 0)
         return ret;
     bool probed = !d && !in->raw;
-    struct inherit inside = *in;
 
-    /* The edge is opened before the node exists, since its bytes may decide the driver. */
-    if (!d || !(d->flags & DRIVER_NO_CHILD)) {
-        struct blk_node as = { .read_only = false };
-        apply(&as, o, in);
-        struct inherit below = child_of(&as, in, true);
-        ret = open_child_edge(desc, d && d->first_edge ? d->first_edge : "file", true, &below,
-                              &file, err);
-        if (!d && in->raw)
-            d = driver_find("raw");
-        if (ret == 0 && !d && may_unwrap(in))
-            ret = unwrap(&file, o, in, &inside, err);
-        if (ret == 0 && !d)
-            ret = probe_node(file, blk_filename(file), &d, err);
-        if (ret == 0 && d->second_edge)
-            ret = open_child_edge(desc, d->second_edge, false, &below, &second, err);
-        if (ret < 0) {
-            blk_close(file, NULL);
-            return ret;
-        }
-    }
-    struct blk_node *n = node_new(d);
+    ret = open_edges(desc, o, in, &inside, &d, edge, err);
+    struct blk_node *n = ret == 0 ? node_new(d) : NULL;
     if (!n) {
-        blk_close(file, NULL);
-        blk_close(second, NULL);
-        return error_set(err, ENOMEM, "out of memory");
+        blk_close(edge[0], NULL);
+        blk_close(edge[1], NULL);
+        return ret < 0 ? ret : error_set(err, ENOMEM, "out of memory");
     }
     apply(n, o, in);
-    n->edge[EDGE_FILE] = file;
-    n->edge[EDGE_SECOND] = second;
+    n->edge[EDGE_FILE] = edge[0];
+    n->edge[EDGE_SECOND] = edge[1];
     n->probed = probed;
     n->guard_magic = probed && !strcmp(d->name, "raw");
-
-    json_t *backing = json_object_get(desc, "backing");
-    _cleanup_json_ json_t *override = json_incref(backing);
-    if (backing && (d->flags & DRIVER_BACKING))
-        json_object_del(desc, "backing");
-
-    json_t *data = json_object_get(desc, "data-file");
-    _cleanup_json_ json_t *data_override = json_incref(data);
-    if (data && (d->flags & DRIVER_DATA_FILE))
-        json_object_del(desc, "data-file");
-
-    _cleanup_json_ json_t *extents = NULL;
-    if (d->flags & DRIVER_EXTENTS) {
-        extents = json_incref(json_object_get(desc, "extents"));
-        json_object_del(desc, "extents");
-    }
-    struct opening opening = { &inside, extents };
-    n->opening = &opening;
-    ret = open_driver(n, desc, err);
-    n->opening = NULL;
-    if (ret == 0 && (d->flags & DRIVER_DATA_FILE))
-        ret = open_data_file(n, data_override, &inside, err);
-    if (ret == 0 && (d->flags & DRIVER_BACKING))
-        ret = open_backing(n, override, &inside, err);
+    ret = open_all(n, desc, &inside, err);
     if (ret == 0 && o->node_name && o->node_name[0])
         ret = node_register(n, o->node_name, err);
     if (ret == 0 && n->guard_magic && !n->read_only && !(in->flags & BLK_OPEN_QUIET))

@@ -558,3 +558,23 @@ void blockdev_drain(struct blockdev *b)
     while (b->pending)
         pthread_cond_wait(&b->idle, &b->lock);
 }
+
+/* ---- for the command line ------------------------------------------------------------------- */
+
+int blockdev_add_object(const char *spec, struct error **err)
+{
+    return blk_object_add(spec, err);
+}
+
+void blockdev_help(const char *driver)
+{
+    struct blk_driver_info info;
+    struct blk_option_info o;
+
+    for (unsigned i = 0; !driver && blk_driver_at(i, &info) == 0; i++)
+        printf("%s\n", info.name);
+    for (unsigned i = 0; driver && blk_driver_option_at(driver, false, i, &o) == 0; i++)
+        printf("  %s=<%s>%*s%s%s\n", o.name, o.type,
+               (int)MAX(1, 26 - (int)strlen(o.name) - (int)strlen(o.type)), "", o.help ? "- " : "",
+               o.help ? o.help : "");
+}

@@ -26,6 +26,10 @@ int blockdev_add(json_t *options, struct error **err);
  * its name (a made-up one when there is none), which *name points to. Keys that say how it is plugged in (if, index, bus,
  * unit, media, serial, werror, rerror) stay in the object for the machine. */
 int blockdev_add_drive(json_t *options, bool snapshot, const char **name, struct error **err);
+/* -object: "secret,id=..." or JSON; what descriptions refer to. */
+int blockdev_add_object(const char *spec, struct error **err);
+/* For -blockdev help: prints the drivers, or with a name the options of one. */
+void blockdev_help(const char *driver);
 /* For `info block`: number i, NULL past the last. */
 struct blockdev *blockdev_at(unsigned i);
 const char *blockdev_name(struct blockdev *b);

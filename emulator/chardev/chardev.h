@@ -12,6 +12,7 @@
 
 struct chardev;
 struct error;
+struct opt_def;
 
 enum chardev_event { CHARDEV_OPENED, CHARDEV_CLOSED, CHARDEV_BREAK };
 
@@ -29,12 +30,18 @@ int chardev_add(json_t *options, struct error **err);
  * the chardev's id, NULL for "none". */
 int chardev_add_legacy(const char *text, const char *id, const char **name, struct error **err);
 
-/* One user each; a multiplexed one (mux=on) has several, Ctrl-a c goes from one to the next. */
+/* The event comes from within when the other end is there already. One user each; a multiplexed one (mux=on) has several, Ctrl-a c goes from one to the next. */
 int chardev_take(const char *name, const struct chardev_user *user, struct chardev **out,
                  struct error **err);
-void chardev_release(struct chardev *c);
+/* By the thread that took it, from outside of callbacks; afterwards none runs. `user` as it was taken. */
+void chardev_release(struct chardev *c, const struct chardev_user *user);
 void chardev_write(struct chardev *c, const void *data, size_t length);
 void chardev_more(struct chardev *c); /* there is room again */
+
+/* For -chardev help: the options of kind number i, its name and what it is; NULL past the last. */
+const struct opt_def *chardev_kind_options(unsigned i, const char **name, const char **help);
+/* For `info chardev`: a line about number i, to be freed; NULL past the last. */
+char *chardev_describe(unsigned i);
 
 /* What Ctrl-a x does, on the chardevs' thread. */
 void chardevs_on_quit(void (*quit)(void *opaque), void *opaque);

@@ -74,6 +74,9 @@ struct machine_run_args {
 int machine_run(struct machine *m, const struct machine_run_args *args);
 enum machine_state machine_state(struct machine *m);
 
+/* For -cpu help: prints the models and the features that the host architecture's guests may have. */
+void machine_cpu_help(void);
+
 /* For the monitor; text to be freed, NULL: no memory. CPUs are stopped for a moment. */
 char *machine_registers(struct machine *m);
 char *machine_memory_tree(struct machine *m);

@@ -161,7 +161,6 @@ struct loop {
     struct job *
         spare; /* of a write that was carried out here, for the next one: fresh memory costs page faults */
     struct conn *conns;
-    uint64_t seen_stop;
     int64_t drain_until;
 
     pthread_mutex_t lock;
@@ -176,7 +175,6 @@ struct nbd_server {
     _Atomic unsigned clients, handshakes, next_loop;
     _Atomic uint64_t held, served;
     _Atomic unsigned stop; /* how often it was asked to */
-    _Atomic bool ran_out;  /* the last client has gone, and it is not persistent */
     int stop_fd;           /* eventfd that wakes nbd_server_run */
 
     pthread_mutex_t lock; /* guards what follows */
@@ -217,8 +215,8 @@ struct chunk *chunk_new(size_t len);
 /* Room in the loop's buffer for a reply; NULL: there is not so much, even after sending. */
 uint8_t *out_room(struct conn *c, size_t len);
 void out_send(struct conn *c); /* what is in the loop's buffer */
-/* Takes the chunk. */
-void out_queue(struct conn *c, struct chunk *chunk);
+/* With the connection's lock; takes the chunk. */
+void out_queue_locked(struct conn *c, struct chunk *chunk);
 /* conn.lock held: sends what is queued, unless somebody does. */
 void out_flush_locked(struct conn *c);
 /* conn.lock held: memory that was held is free again. */

@@ -75,13 +75,6 @@ static void answer(struct job *j, bool data, int result)
         free(r);
 }
 
-static void queue_locked(struct conn *c, struct chunk *k)
-{
-    k->next = NULL;
-    *c->out_end = k;
-    c->out_end = &k->next;
-}
-
 /* Replies, and gives back what the job held. */
 static void finish(struct job *j, struct chunk *data, int result)
 {
@@ -91,12 +84,12 @@ static void finish(struct job *j, struct chunk *data, int result)
     answer(j, data, result);
     if (data) {
         data->held = j->held;
-        queue_locked(c, data);
+        out_queue_locked(c, data);
     } else {
         out_release_locked(c, j->held);
     }
     if (j->reply->len > 0) {
-        queue_locked(c, j->reply);
+        out_queue_locked(c, j->reply);
         j->reply = NULL;
     }
     if (!c->blocked)

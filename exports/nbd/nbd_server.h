@@ -60,8 +60,6 @@ int nbd_server_client(struct nbd_server *server, int fd, struct error **err);
 int nbd_server_run(struct nbd_server *server);
 /* New requests are no longer read; those under way end and are answered. Called again: at once. */
 void nbd_server_stop(struct nbd_server *server);
-/* The same from a signal handler. */
-void nbd_server_stop_signal(struct nbd_server *server);
 
 /* {"clients": ..., "exports": [{"name": ..., "reads": ..., "read-bytes": ..., ...}]}; NULL: no memory. */
 json_t *nbd_server_stats(struct nbd_server *server);

@@ -1,7 +1,7 @@
 /* TLS for the NBD server: whose certificate or key it shows, and whom it believes.
  *
- * Folders are laid out as QEMU's: x509: ca-cert.pem, server-cert.pem, server-key.pem, maybe ca-crl.pem and
- * dh-params.pem; psk: keys.psk with lines "name:hexadecimal key".
+ * Folders are laid out as QEMU's: x509: ca-cert.pem, server-cert.pem, server-key.pem, maybe ca-crl.pem;
+ * psk: keys.psk with lines "name:hexadecimal key".
  * Errors: 0 or a negative errno, and a sentence. Threads: any, once made.
  */
 #ifndef EXPORTS_NBD_TLS_H

@@ -127,19 +127,11 @@ void out_flush_locked(struct conn *c)
         loop_mail(c);
 }
 
-static void queue_locked(struct conn *c, struct chunk *k)
+void out_queue_locked(struct conn *c, struct chunk *k)
 {
     k->next = NULL;
     *c->out_end = k;
     c->out_end = &k->next;
-}
-
-void out_queue(struct conn *c, struct chunk *k)
-{
-    LOCK_SCOPE(&c->lock);
-    queue_locked(c, k);
-    if (!c->blocked)
-        out_flush_locked(c);
 }
 
 /* ---- the loop's buffer --------------------------------------------------------------------------------- */
@@ -157,7 +149,7 @@ static void keep_rest(struct conn *c, const uint8_t *data, size_t len)
     k->held = len;
     c->held += len;
     atomic_fetch_add(&c->server->held, len);
-    queue_locked(c, k);
+    out_queue_locked(c, k);
 }
 
 void out_send(struct conn *c)

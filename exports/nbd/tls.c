@@ -19,7 +19,6 @@ struct nbd_tls {
     gnutls_certificate_credentials_t x509;
     gnutls_psk_server_credentials_t psk;
     gnutls_anon_server_credentials_t anon;
-    gnutls_dh_params_t dh;
     gnutls_priority_t priority;
 };
 

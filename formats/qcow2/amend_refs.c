@@ -239,21 +239,13 @@ static int fill(struct widen *w, struct qcow2_progress *p, struct error **err)
 
 static int switch_header(struct widen *w)
 {
-    struct qcow2 *q = w->q;
-    struct qcow2_header old = q->header;
+    struct qcow2_header next = w->q->header;
 
-    node_event(q->file, EVENT_REFBLOCK_ALLOC_SWITCH_TABLE);
-    q->header.reftable_offset = w->host;
-    q->header.reftable_clusters = (uint32_t)w->table;
-    q->header.refcount_order = w->order;
-    int ret = qcow2_header_update(q, HDR_REFTABLE_OFFSET, HDR_REFCOUNT_ORDER + 4);
-    if (ret == 0)
-        ret = blk_flush(q->file);
-    if (ret < 0) {
-        q->header = old;
-        node_set_failed(q->node); /* which of the two is in force is unknown */
-    }
-    return ret;
+    node_event(w->q->file, EVENT_REFBLOCK_ALLOC_SWITCH_TABLE);
+    next.reftable_offset = w->host;
+    next.reftable_clusters = (uint32_t)w->table;
+    next.refcount_order = w->order;
+    return qcow2_header_switch(w->q, &next, HDR_REFTABLE_OFFSET, HDR_REFCOUNT_ORDER + 4);
 }
 
 /* Takes the new structures into memory and frees the old ones. */

@@ -366,3 +366,19 @@ int qcow2_header_update(struct qcow2 *q, uint32_t from, uint32_t to)
     to = MIN(to, len);
     return from < to ? blk_write(q->file, from, b + from, to - from, 0) : 0;
 }
+
+int qcow2_header_switch(struct qcow2 *q, const struct qcow2_header *next, uint32_t from,
+                        uint32_t to)
+{
+    struct qcow2_header old = q->header;
+
+    q->header = *next;
+    int ret = qcow2_header_update(q, from, to);
+    if (ret == 0)
+        ret = blk_flush(q->file);
+    if (ret < 0) {
+        q->header = old;
+        node_set_failed(q->node); /* which of the two is in force is unknown */
+    }
+    return ret;
+}

@@ -323,6 +323,9 @@ int qcow2_read_data_file(struct blk_node *file, const struct qcow2_header *h, ch
                          struct error **err);
 /* Writes a byte range of the fixed header, built from q->header. */
 int qcow2_header_update(struct qcow2 *q, uint32_t from, uint32_t to);
+/* The header becomes `next`, of which that byte range is written, durably. Sticky when it fails. */
+int qcow2_header_switch(struct qcow2 *q, const struct qcow2_header *next, uint32_t from,
+                        uint32_t to);
 /* Serialises the fixed part (104 or 112 bytes for v3, 72 for v2). Returns its length. */
 uint32_t qcow2_header_build(const struct qcow2_header *h, uint8_t out[112]);
 

@@ -218,6 +218,12 @@ static int forget_vm_state(struct qcow2 *q, uint64_t bytes)
     return bytes ? qcow2_discard_range(q->node, from, cluster_up(q, bytes)) : 0;
 }
 
+/* S1: sizes, L1 and snapshots change together. */
+static int put_in_force(struct qcow2 *q, const struct qcow2_header *next)
+{
+    return qcow2_header_switch(q, next, HDR_SIZE, HDR_SNAPSHOTS_OFFSET + 8);
+}
+
 static int create(struct qcow2 *q, qcow2_snapshot_list *list, const struct blk_snapshot *what)
 {
     struct qcow2_header next = q->header;
@@ -236,7 +242,7 @@ static int create(struct qcow2 *q, qcow2_snapshot_list *list, const struct blk_s
         (void)end(q, 0);
         return ret;
     }
-    ret = qcow2_header_switch(q, &next);
+    ret = put_in_force(q, &next);
     if (ret < 0)
         return ret;
     q->snapshots_len = table_len;
@@ -291,7 +297,7 @@ static int delete_row(struct qcow2 *q, qcow2_snapshot_list *list, size_t i)
         take_back(q, next.snapshots_offset, table_len);
         (void)end(q, 0);
     } else {
-        ret = qcow2_header_switch(q, &next);
+        ret = put_in_force(q, &next);
         if (ret == 0) {
             q->snapshots_len = table_len;
             ret = free_old(q, old_table, old_len);
@@ -361,7 +367,7 @@ static int replace_active(struct qcow2 *q, struct qcow2_l1 *l1, uint64_t host, u
     next.l1_offset = host;
     next.l1_size = l1->size;
     next.size = disk_size;
-    int ret = qcow2_header_switch(q, &next);
+    int ret = put_in_force(q, &next);
     if (ret < 0)
         return ret;
     {

@@ -50,8 +50,6 @@ void qcow2_snapshot_free(struct qcow2_snapshot *s);
  * and *length the bytes. Durable after the next commit. */
 int qcow2_snapshots_write(struct qcow2 *q, const qcow2_snapshot_list *list,
                           struct qcow2_header *next, uint64_t *length);
-/* S1: the header becomes `next`, in what concerns sizes, L1 and snapshots. Sticky when it fails. */
-int qcow2_header_switch(struct qcow2 *q, const struct qcow2_header *next);
 
 /* ---- snapshot_tree.c ---- */
 

@@ -270,18 +270,3 @@ int qcow2_snapshots_write(struct qcow2 *q, const qcow2_snapshot_list *list,
         next->snapshots_offset = host;
     return ret;
 }
-
-int qcow2_header_switch(struct qcow2 *q, const struct qcow2_header *next)
-{
-    struct qcow2_header old = q->header;
-
-    q->header = *next;
-    int ret = qcow2_header_update(q, HDR_SIZE, HDR_SNAPSHOTS_OFFSET + 8);
-    if (ret == 0)
-        ret = blk_flush(q->file);
-    if (ret < 0) {
-        q->header = old;
-        node_set_failed(q->node); /* which of the two is in force is unknown */
-    }
-    return ret;
-}

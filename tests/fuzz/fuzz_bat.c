@@ -15,6 +15,7 @@
 #include "block/block.h"
 
 #include "image.h"
+#include "mutate.h"
 
 #define MAX_BLOCK (4u << 20)
 
@@ -66,28 +67,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 /* ---- the mutator ---------------------------------------------------------------------------------- */
 
-struct victim {
-    uint8_t *image;
-    size_t size;
-    bool vhd;
-    uint64_t random;
-};
-
-static uint64_t number(struct victim *v)
-{
-    /* xorshift */
-    v->random ^= v->random << 13;
-    v->random ^= v->random >> 7;
-    v->random ^= v->random << 17;
-    return v->random;
-}
-
-static uint64_t below(struct victim *v, uint64_t limit)
-{
-    return number(v) % limit;
-}
-
-/* A number that has hurt somebody once. */
 static uint64_t some_number(struct victim *v)
 {
     static const uint64_t limits[] = { 0,          1,          2,          511,
@@ -95,16 +74,7 @@ static uint64_t some_number(struct victim *v)
                                        0x3fffffff, 0x40000000, UINT32_MAX, UINT32_MAX - 1,
                                        INT64_MAX,  UINT64_MAX };
 
-    switch (below(v, 4)) {
-    case 0:
-        return limits[below(v, ARRAY_SIZE(limits))];
-    case 1:
-        return (UINT64_C(1) << below(v, 64)) - below(v, 3);
-    case 2:
-        return below(v, v->size / 512 + 2) * 512;
-    default:
-        return below(v, 40);
-    }
+    return hurtful(v, limits, ARRAY_SIZE(limits), below(v, v->size / 512 + 2) * 512, 40);
 }
 
 static void put(struct victim *v, size_t at, unsigned bytes, uint64_t value)
@@ -112,9 +82,9 @@ static void put(struct victim *v, size_t at, unsigned bytes, uint64_t value)
     if (at + bytes > v->size)
         return;
     if (bytes == 8)
-        (v->vhd ? store_be64 : store_le64)(v->image + at, value);
+        (v->kind ? store_be64 : store_le64)(v->image + at, value);
     else if (bytes == 4)
-        (v->vhd ? store_be32 : store_le32)(v->image + at, (uint32_t)value);
+        (v->kind ? store_be32 : store_le32)(v->image + at, (uint32_t)value);
     else
         v->image[at] = (uint8_t)value;
 }
@@ -135,14 +105,14 @@ static const struct field vhd_fields[] = {
 
 static void change_field(struct victim *v)
 {
-    const struct field *f = v->vhd ? &vhd_fields[below(v, ARRAY_SIZE(vhd_fields))]
-                                   : &vdi_fields[below(v, ARRAY_SIZE(vdi_fields))];
+    const struct field *f = v->kind ? &vhd_fields[below(v, ARRAY_SIZE(vhd_fields))]
+                                    : &vdi_fields[below(v, ARRAY_SIZE(vdi_fields))];
     put(v, f->at, f->size, some_number(v));
 }
 
 static void change_entry(struct victim *v)
 {
-    uint64_t table = v->vhd ? load_be64(v->image + 512 + 16) : load_le32(v->image + 0x154);
+    uint64_t table = v->kind ? load_be64(v->image + 512 + 16) : load_le32(v->image + 0x154);
     uint64_t at = table + 4 * below(v, 40);
 
     if (at < v->size)
@@ -169,15 +139,11 @@ static void sign(struct victim *v)
 
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed)
 {
-    struct victim v = {
-        .image = data + 2,
-        .size = size > 2 ? size - 2 : 0,
-        .random = seed * UINT64_C(0x9e3779b97f4a7c15) + 1,
-    };
+    struct victim v = victim_of(data, size, seed);
 
     if (v.size < 2560 || below(&v, 2))
         return LLVMFuzzerMutate(data, size, max);
-    v.vhd = data[1] & 1;
+    v.kind = data[1] & 1;
     for (uint64_t n = 1 + below(&v, 3); n > 0; n--)
         switch (below(&v, 6)) {
         case 0:
@@ -191,7 +157,7 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned 
             change_entry(&v);
             break;
         }
-    if (v.vhd && below(&v, 16))
+    if (v.kind && below(&v, 16))
         sign(&v);
     return size;
 }

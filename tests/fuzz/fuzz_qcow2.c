@@ -14,6 +14,7 @@
 #include "block/block.h"
 
 #include "image.h"
+#include "mutate.h"
 #include "qcow2.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -68,35 +69,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 /* ---- the mutator ---------------------------------------------------------------------------------- */
 
-/* An image within the input, and a generator of numbers. */
-struct victim {
-    uint8_t *image;
-    size_t size;
-    uint32_t cluster_bits;
-    uint64_t random;
-};
-
-static uint64_t number(struct victim *v)
-{
-    /* xorshift */
-    v->random ^= v->random << 13;
-    v->random ^= v->random >> 7;
-    v->random ^= v->random << 17;
-    return v->random;
-}
-
-static uint64_t below(struct victim *v, uint64_t limit)
-{
-    return number(v) % limit;
-}
-
 /* The beginning of one of the image's clusters, sometimes one past its end. */
 static uint64_t some_cluster(struct victim *v)
 {
-    return below(v, (v->size >> v->cluster_bits) + 2) << v->cluster_bits;
+    return below(v, (v->size >> v->kind) + 2) << v->kind;
 }
 
-/* A number that has hurt somebody once. */
 static uint64_t some_number(struct victim *v)
 {
     static const uint64_t limits[] = {
@@ -104,16 +82,8 @@ static uint64_t some_number(struct victim *v)
         INT64_MAX, UINT64_MAX
     };
 
-    switch (below(v, 4)) {
-    case 0:
-        return limits[below(v, ARRAY_SIZE(limits))];
-    case 1:
-        return (UINT64_C(1) << below(v, 64)) - below(v, 3);
-    case 2:
-        return some_cluster(v) + (below(v, 4) ? 0 : below(v, 600));
-    default:
-        return below(v, 1000);
-    }
+    return hurtful(v, limits, ARRAY_SIZE(limits),
+                   some_cluster(v) + (below(v, 4) ? 0 : below(v, 600)), 1000);
 }
 
 static uint64_t load(const struct victim *v, uint64_t at)
@@ -169,7 +139,7 @@ static uint64_t place_in(struct victim *v, uint64_t table, uint64_t bytes)
 
 static uint64_t find_entry(struct victim *v)
 {
-    uint64_t cluster = UINT64_C(1) << v->cluster_bits;
+    uint64_t cluster = UINT64_C(1) << v->kind;
     uint64_t l1 = place_in(v, load(v, HDR_L1_OFFSET),
                            8 * (uint64_t)MIN(load_be32(v->image + HDR_L1_SIZE), 1u << 16));
     uint64_t reftable = place_in(v, load(v, HDR_REFTABLE_OFFSET), cluster);
@@ -212,7 +182,7 @@ static void change_entry(struct victim *v)
         value = load(v, find_entry(v));
         break;
     case 5: /* the table itself */
-        value = (at & ~((UINT64_C(1) << v->cluster_bits) - 1)) | QE_COPIED;
+        value = (at & ~((UINT64_C(1) << v->kind) - 1)) | QE_COPIED;
         break;
     default:
         value = some_cluster(v) | (below(v, 2) ? QE_COPIED : 0);
@@ -224,7 +194,7 @@ static void change_entry(struct victim *v)
 /* A cluster becomes a copy of another one. */
 static void copy_cluster(struct victim *v)
 {
-    uint64_t from = some_cluster(v), to = some_cluster(v), len = UINT64_C(1) << v->cluster_bits;
+    uint64_t from = some_cluster(v), to = some_cluster(v), len = UINT64_C(1) << v->kind;
 
     if (from + len <= v->size && to + len <= v->size)
         memmove(v->image + to, v->image + from, len);
@@ -232,17 +202,13 @@ static void copy_cluster(struct victim *v)
 
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed)
 {
-    struct victim v = {
-        .image = data + 2,
-        .size = size > 2 ? size - 2 : 0,
-        .random = seed * UINT64_C(0x9e3779b97f4a7c15) + 1,
-    };
+    struct victim v = victim_of(data, size, seed);
 
     if (v.size < 128 || below(&v, 2))
         return LLVMFuzzerMutate(data, size, max);
-    v.cluster_bits = load_be32(v.image + HDR_CLUSTER_BITS);
-    if (v.cluster_bits < QCOW2_MIN_CLUSTER_BITS || v.cluster_bits > QCOW2_MAX_CLUSTER_BITS)
-        v.cluster_bits = QCOW2_MIN_CLUSTER_BITS;
+    v.kind = load_be32(v.image + HDR_CLUSTER_BITS);
+    if (v.kind < QCOW2_MIN_CLUSTER_BITS || v.kind > QCOW2_MAX_CLUSTER_BITS)
+        v.kind = QCOW2_MIN_CLUSTER_BITS;
     store_be32(v.image, QCOW2_MAGIC);
     for (uint64_t n = 1 + below(&v, 3); n > 0; n--)
         switch (below(&v, 8)) {

@@ -13,6 +13,7 @@
 #include "base/macros.h"
 #include "block/block.h"
 #include "crc32c.h"
+#include "image.h"
 #include "vhdx_layout.h"
 
 enum {
@@ -23,17 +24,9 @@ enum {
     FILE_SIZE = 8 << 20,
     DISK = 4 << 20,
     LOG_PAGES = 24, /* of the log that the input can fill */
-    MAX_READ = 256 << 10,
-    MAX_RUNS = 64,
 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static void quiet(void *opaque, const char *text)
-{
-    (void)opaque;
-    (void)text;
-}
 
 /* The parts of the file that are not zero. */
 static struct image {
@@ -266,28 +259,10 @@ static void sum_all(void)
 
 /* ---- using it --------------------------------------------------------------------------------------------- */
 
-static void store(struct blk_node *n, uint64_t at, const void *from, size_t len)
+static void lay_out(void)
 {
-    if (blk_write(n, at, from, len, 0) < 0)
-        abort();
-}
+    struct blk_node *n = empty_memory(FILE_SIZE);
 
-/* The node with the image in it, named "bytes". It is emptied between the runs, and now and then made anew, since it keeps
- * its tables. */
-static void fill_memory(void)
-{
-    struct blk_open_args args = { .image_opts = true, .flags = BLK_OPEN_RDWR | BLK_OPEN_RESIZE };
-    static struct blk_node *n;
-    static unsigned runs;
-
-    if (runs++ % 128 == 0) {
-        blk_close(n, NULL);
-        if (blk_open("driver=memory,node-name=bytes,size=0", &args, &n, NULL) < 0)
-            abort();
-    }
-    if (blk_resize(n, 0, BLK_PREALLOC_OFF, NULL) < 0 ||
-        blk_resize(n, FILE_SIZE, BLK_PREALLOC_OFF, NULL) < 0)
-        abort();
     store(n, 0, SIG_FILE, 8);
     for (uint64_t i = 0; i < 2; i++) {
         store(n, VHDX_HEADER_SLOT + i * VHDX_SLOT, image.headers[i], VHDX_PAGE);
@@ -298,21 +273,7 @@ static void fill_memory(void)
     store(n, META_AT, image.metadata, sizeof(image.metadata));
 }
 
-static void walk(struct blk_node *node)
-{
-    uint64_t off = 0, size = blk_size(node);
-    static uint8_t buf[MAX_READ];
-
-    for (int i = 0; i < MAX_RUNS && off < size; i++) {
-        struct blk_extent e;
-        if (blk_extents(node, off, size - off, i & 1 ? BLK_HOLES : 0, &e) < 0)
-            e.length = MIN(size - off, (uint64_t)65536);
-        (void)blk_read(node, off, buf, MIN(e.length, (uint64_t)MAX_READ), 0);
-        off += e.length;
-    }
-}
-
-static void change(struct blk_node *node)
+static void change_blocks(struct blk_node *node)
 {
     static const uint8_t bytes[5000] = { 1, 2, 3 };
     uint64_t size = blk_size(node), at = size > sizeof(bytes) ? (size - sizeof(bytes)) / 2 : 0;
@@ -342,7 +303,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                  (how & 2 ? BLK_OPEN_REPAIR : 0),
     };
     struct blk_check result;
-    struct blk_info info;
     struct blk_node *node;
 
     if (size < 1 || size > 4096)
@@ -354,15 +314,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return -1; /* not for the corpus */
     if (!(how & 128))
         sum_all();
-    fill_memory();
+    lay_out();
     if (blk_open("driver=vhdx,file=bytes,discard=unmap", &args, &node, NULL) == 0) {
-        if (blk_info(node, &info, NULL) == 0)
-            blk_info_free(&info);
+        describe(node);
         walk(node);
         if (how & 8)
             (void)blk_check(node, how & 1 ? (how >> 4) & 3 : 0, &result, NULL, NULL);
         if ((how & 3) == 1)
-            change(node);
+            change_blocks(node);
         blk_close(node, NULL);
     }
     return 0;

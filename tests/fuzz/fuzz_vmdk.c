@@ -14,6 +14,7 @@
 #include "block/block.h"
 
 #include "image.h"
+#include "mutate.h"
 
 enum {
     AT_CAPACITY = 12,
@@ -68,26 +69,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 /* ---- the mutator ---------------------------------------------------------------------------------- */
 
-struct victim {
-    uint8_t *image;
-    size_t size;
-    uint64_t random;
-};
-
-static uint64_t number(struct victim *v)
-{
-    /* xorshift */
-    v->random ^= v->random << 13;
-    v->random ^= v->random >> 7;
-    v->random ^= v->random << 17;
-    return v->random;
-}
-
-static uint64_t below(struct victim *v, uint64_t limit)
-{
-    return number(v) % limit;
-}
-
 /* A sector of the file, sometimes one past its end. */
 static uint64_t some_sector(struct victim *v)
 {
@@ -110,16 +91,7 @@ static uint64_t some_number(struct victim *v)
                                        INT64_MAX,
                                        UINT64_MAX };
 
-    switch (below(v, 4)) {
-    case 0:
-        return limits[below(v, ARRAY_SIZE(limits))];
-    case 1:
-        return (UINT64_C(1) << below(v, 64)) - below(v, 3);
-    case 2:
-        return some_sector(v);
-    default:
-        return below(v, 1000);
-    }
+    return hurtful(v, limits, ARRAY_SIZE(limits), some_sector(v), 1000);
 }
 
 static void change_field(struct victim *v)
@@ -186,11 +158,7 @@ static void copy_sectors(struct victim *v)
 
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed)
 {
-    struct victim v = {
-        .image = data + 2,
-        .size = size > 2 ? size - 2 : 0,
-        .random = seed * UINT64_C(0x9e3779b97f4a7c15) + 1,
-    };
+    struct victim v = victim_of(data, size, seed);
 
     if (v.size < 512 || below(&v, 2))
         return LLVMFuzzerMutate(data, size, max);

@@ -17,8 +17,8 @@ static inline void quiet(void *opaque, const char *text)
     (void)text;
 }
 
-/* The node with the image's bytes in it, named "bytes"; now and then it is made anew, since it keeps tables. */
-static inline void fill_memory(const uint8_t *data, size_t size)
+/* A node of zeroes, named "bytes"; now and then it is made anew, since it keeps tables. */
+static inline struct blk_node *empty_memory(uint64_t size)
 {
     struct blk_open_args args = { .image_opts = true, .flags = BLK_OPEN_RDWR | BLK_OPEN_RESIZE };
     static struct blk_node *node;
@@ -29,10 +29,21 @@ static inline void fill_memory(const uint8_t *data, size_t size)
         if (blk_open("driver=memory,node-name=bytes,size=0", &args, &node, NULL) < 0)
             abort();
     }
-    if (blk_resize(node, 0, BLK_PREALLOC_OFF, NULL) < 0)
+    if (blk_resize(node, 0, BLK_PREALLOC_OFF, NULL) < 0 ||
+        blk_resize(node, size, BLK_PREALLOC_OFF, NULL) < 0)
         abort();
-    if (size && blk_write(node, 0, data, size, 0) < 0)
+    return node;
+}
+
+static inline void store(struct blk_node *node, uint64_t at, const void *from, size_t len)
+{
+    if (len && blk_write(node, at, from, len, 0) < 0)
         abort();
+}
+
+static inline void fill_memory(const uint8_t *data, size_t size)
+{
+    store(empty_memory(size), 0, data, size);
 }
 
 static inline void describe(struct blk_node *node)

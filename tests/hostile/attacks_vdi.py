@@ -94,7 +94,7 @@ def zero_marks(folder, secret):
 
 
 @row("vdi-huge-zero-map", "a map of zeroes: all of it the first block", check=HARMED,
-     convert=None, map=None, info=OK, written=64 * MIB, memory=512 * MIB, seconds=60)
+     convert=None, map=None, info=OK, written=64 * MIB, memory=512 * MIB, seconds=180)
 def huge_zero_map(folder, secret):
     image = Vdi(blocks=1 << 17, block_size=512)
     image["data_offset"] = MIB

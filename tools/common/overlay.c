@@ -11,6 +11,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/hidden.h"
 #include "base/round.h"
 
 /* The format that can stand on a backing file, as qemu-io takes it for the same purpose. */
@@ -35,8 +36,7 @@ static int look(json_t *desc, uint64_t *size, char **format, struct error **err)
 
 static int make_file(char **name, struct error **err)
 {
-    const char *folder = getenv("TMPDIR");
-    if (asprintf(name, "%s/platter-overlay-XXXXXX", folder && *folder ? folder : "/var/tmp") < 0) {
+    if (asprintf(name, "%s/platter-overlay-XXXXXX", hidden_folder()) < 0) {
         *name = NULL;
         return error_set(err, ENOMEM, "out of memory");
     }

@@ -3,7 +3,7 @@
 
 #include "fpu.h"
 
-static void available(struct x86 *c, bool mmx)
+void simd_available(struct x86 *c, bool mmx)
 {
     if (c->cr0 & CR0_EM || (!mmx && !(c->cr4 & CR4_OSFXSR)))
         x86_raise(c, X_UD);
@@ -48,7 +48,7 @@ union xmm simd_rm(struct x86 *c, const struct insn *i, unsigned size, bool align
 /* Moves: whole registers, their halves, scalars. */
 static void h_move(struct x86 *c, const struct insn *i)
 {
-    available(c, false);
+    simd_available(c, false);
     unsigned op = i->op & 0xff;
     bool scalar = i->rep, aligned = op == 0x28 || op == 0x29 || op == 0x2b || op == 0xe7 ||
                                     ((op == 0x6f || op == 0x7f) && !i->rep);
@@ -76,7 +76,7 @@ static void h_move(struct x86 *c, const struct insn *i)
 /* 12, 13, 16, 17: halves; and the duplicating moves of SSE3. */
 static void h_half(struct x86 *c, const struct insn *i)
 {
-    available(c, false);
+    simd_available(c, false);
     unsigned op = i->op & 0xff, high = op >= 0x16;
     union xmm *reg = &c->xmm[i->reg], v;
     if (op & 1) {
@@ -101,7 +101,7 @@ static void h_half(struct x86 *c, const struct insn *i)
 static void h_between(struct x86 *c, const struct insn *i)
 {
     bool mmx = !i->opsize && !i->rep && (i->op & 0xff) != 0x50;
-    available(c, mmx);
+    simd_available(c, mmx);
     union xmm *reg = &c->xmm[i->reg], m;
     unsigned size = i->osize == 8 ? 8 : 4, bits = 0;
     switch (i->op & 0xff) {
@@ -156,7 +156,7 @@ static void h_between(struct x86 *c, const struct insn *i)
 
 static void h_logic(struct x86 *c, const struct insn *i)
 {
-    available(c, false);
+    simd_available(c, false);
     union xmm b = simd_rm(c, i, 16, true), *a = &c->xmm[i->reg];
     for (unsigned n = 0; n < 2; n++) {
         switch (i->op & 0xff) {
@@ -179,7 +179,7 @@ static void h_logic(struct x86 *c, const struct insn *i)
 static void h_shuffle(struct x86 *c, const struct insn *i)
 {
     bool mmx = (i->op & 0xff) == 0x70 && !i->opsize && !i->rep;
-    available(c, mmx);
+    simd_available(c, mmx);
     unsigned imm = (unsigned)i->imm;
     union xmm b, *a = &c->xmm[i->reg], r;
     if (mmx) {
@@ -213,7 +213,7 @@ static void h_shuffle(struct x86 *c, const struct insn *i)
 /* UNPCKLPS and the like. */
 static void h_unpack(struct x86 *c, const struct insn *i)
 {
-    available(c, false);
+    simd_available(c, false);
     union xmm b = simd_rm(c, i, 16, true), a = c->xmm[i->reg], *r = &c->xmm[i->reg];
     unsigned high = i->op & 1;
     if (i->opsize) {
@@ -231,7 +231,7 @@ static void h_unpack(struct x86 *c, const struct insn *i)
 static void h_packed(struct x86 *c, const struct insn *i)
 {
     bool mmx = !i->opsize;
-    available(c, mmx);
+    simd_available(c, mmx);
     union xmm a = { { 0 } }, b = { { 0 } };
     if (mmx) {
         a.q[0] = mmx_get(c, i->reg & 7);
@@ -252,7 +252,7 @@ static void h_packed(struct x86 *c, const struct insn *i)
 static void h_shift_imm(struct x86 *c, const struct insn *i)
 {
     bool mmx = !i->opsize;
-    available(c, mmx);
+    simd_available(c, mmx);
     unsigned g = group(i), size = mmx ? 8 : 16;
     union xmm a = { { 0 } }, b = { .q = { (uint64_t)i->imm, 0 } };
     if (mmx)
@@ -281,7 +281,7 @@ static void h_shift_imm(struct x86 *c, const struct insn *i)
 
 static void h_mmx_move(struct x86 *c, const struct insn *i)
 {
-    available(c, true);
+    simd_available(c, true);
     unsigned op = i->op & 0xff;
     if (op == 0x6f)
         mmx_set(c, i->reg & 7,
@@ -295,7 +295,7 @@ static void h_mmx_move(struct x86 *c, const struct insn *i)
 static void h_emms(struct x86 *c, const struct insn *i)
 {
     (void)i;
-    available(c, true);
+    simd_available(c, true);
     c->empty = 0xff;
     c->top = 0;
 }
@@ -307,13 +307,15 @@ static void h_fence(struct x86 *c, const struct insn *i)
     atomic_thread_fence(memory_order_seq_cst);
 }
 
-static x86_helper *group_ae(const struct insn *i)
+static x86_helper *group_ae(struct x86 *c, const struct insn *i)
 {
     unsigned g = group(i);
     if (i->mod == 3)
         return g >= 5 && !i->rep && !i->opsize ? h_fence : NULL;
     if (i->rep)
         return NULL;
+    if (i->opsize) /* CLWB, CLFLUSHOPT */
+        return g == 6 || g == 7 ? h_fence : NULL;
     switch (g) {
     case 0:
     case 1:
@@ -323,7 +325,9 @@ static x86_helper *group_ae(const struct insn *i)
         return h_mxcsr;
     case 4:
     case 5:
-        return h_xsave;
+        return has(c, FEATURE_XSAVE) ? h_xsave : NULL;
+    case 6:
+        return has(c, FEATURE_XSAVEOPT) ? h_xsave : NULL;
     case 7:
         return h_fence;
     default:
@@ -331,7 +335,7 @@ static x86_helper *group_ae(const struct insn *i)
     }
 }
 
-static x86_helper *map_0f(const struct insn *i)
+static x86_helper *map_0f(struct x86 *c, const struct insn *i)
 {
     unsigned op = i->op & 0xff;
     bool sse = i->opsize || i->rep;
@@ -383,7 +387,7 @@ static x86_helper *map_0f(const struct insn *i)
     case 0x77:
         return sse ? NULL : h_emms;
     case 0xae:
-        return group_ae(i);
+        return group_ae(c, i);
     default:
         break;
     }
@@ -398,12 +402,11 @@ static x86_helper *map_0f(const struct insn *i)
 
 x86_helper *x86_find_sse(struct x86 *c, const struct insn *i)
 {
-    (void)c;
     if (i->op < MAP_38)
-        return map_0f(i);
-    if (i->op < MAP_3A && !i->rep)
-        return (i->op & 0xff) <= 0x0b || ((i->op & 0xff) >= 0x1c && (i->op & 0xff) <= 0x1e)
-                   ? h_packed
-                   : NULL;
-    return NULL;
+        return map_0f(c, i);
+    unsigned op = i->op & 0xff;
+    if (i->op < MAP_3A && !i->rep && (op <= 0x0b || (op >= 0x1c && op <= 0x1e)))
+        return has(c, FEATURE_SSSE3) ? h_packed : NULL;
+    x86_helper *fn = i->rep ? NULL : sse4_find(c, i);
+    return fn ? fn : crypto_find(c, i);
 }
