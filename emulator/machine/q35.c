@@ -279,6 +279,15 @@ static int make_vga(struct q35 *q, struct error **err)
     return device_add(&q->m->devices, &q->m->host, options, err);
 }
 
+/* ICH9's, which -hda and -cdrom mean: its ports are the buses ide.0 to ide.5. */
+static int make_ahci(struct q35 *q, struct error **err)
+{
+    _cleanup_json_ json_t *options = json_pack("{s:s, s:s}", "driver", "ich9-ahci", "addr", "1f.2");
+    if (!options)
+        return error_set(err, ENOMEM, "No memory left for an AHCI controller");
+    return device_add(&q->m->devices, &q->m->host, options, err);
+}
+
 /* The user's own one goes instead. */
 static bool wants_vga(const struct machine_config *c)
 {
@@ -339,6 +348,8 @@ static int q35_create(struct machine *m, const struct machine_config *c, struct 
         r = make_cpus(q, err);
     if (!r && wants_vga(c))
         r = make_vga(q, err);
+    if (!r)
+        r = make_ahci(q, err);
     return r;
 }
 
