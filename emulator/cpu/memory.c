@@ -72,11 +72,18 @@ static struct map *copy_map(struct memory *memory)
     return map;
 }
 
-static void publish(struct memory *memory, struct map *map)
+/* Other bytes may stand now at the addresses of a region of RAM, so that what was translated from there goes. */
+static void publish(struct memory *memory, struct map *map, const struct memory_region *changed)
 {
     atomic_store(&memory->map, map);
-    for (size_t i = 0; i < memory->n_cpus; i++)
+    for (size_t i = 0; i < memory->n_cpus; i++) {
         cpu_request(memory->cpus[i], CPU_REQUEST_FLUSH);
+        uint64_t pages = changed->host ? changed->size >> GUEST_PAGE_BITS : 0;
+        for (uint64_t n = 0; n < pages && pages <= 16; n++)
+            cpu_request_drop(memory->cpus[i], changed->start + (n << GUEST_PAGE_BITS));
+        if (pages > 16)
+            cpu_request_drop(memory->cpus[i], ~(uint64_t)0);
+    }
 }
 
 static int add(struct memory *memory, struct memory_region region)
@@ -99,7 +106,7 @@ static int add(struct memory *memory, struct memory_region region)
         *copy = region;
         all[memory->n_all++] = copy;
         map->regions[map->count++] = copy;
-        publish(memory, map);
+        publish(memory, map, copy);
         ret = 0;
     }
     pthread_mutex_unlock(&memory->lock); /* one way out, error or not */
@@ -132,10 +139,11 @@ int memory_remove(struct memory *memory, uint64_t address)
     for (size_t i = map ? map->count : 0; i-- > 0 && ret;) {
         if (map->regions[i]->start != address)
             continue;
+        const struct memory_region *gone = map->regions[i];
         memmove(&map->regions[i], &map->regions[i + 1],
                 (map->count - i - 1) * sizeof map->regions[0]);
         map->count--;
-        publish(memory, map);
+        publish(memory, map, gone);
         ret = 0;
     }
     if (ret)

@@ -4,7 +4,6 @@
 #include "base/cleanup.h"
 #include "base/distance.h"
 #include "base/error.h"
-#include "base/strbuf.h"
 
 #include <string.h>
 
@@ -53,53 +52,6 @@ static const struct device_type *find_or_say(const char *name, struct error **er
     else
         error_set(err, ENODEV, "There is no device '%s'; '-device help' lists them", name);
     return NULL;
-}
-
-static void help_options(struct strbuf *text, const struct opt_def *table)
-{
-    static const char *const kinds[] = {
-        [OPT_BOOL] = "on/off", [OPT_SIZE] = "size",   [OPT_NUMBER] = "number",
-        [OPT_STRING] = "text", [OPT_ENUM] = "choice", [OPT_JSON] = "list",
-    };
-    for (const struct opt_def *o = table; o && o->name; o++) {
-        if (!o->help)
-            continue;
-        strbuf_addf(text, "  %s=<%s>", o->name, kinds[o->type]);
-        strbuf_addf(text, " - %s", o->help);
-        if (o->type == OPT_ENUM) {
-            for (const struct opt_choice *c = o->choices; c && c->name; c++)
-                strbuf_addf(text, "%s%s", c == o->choices ? ": " : ", ", c->name);
-        }
-        if (o->def)
-            strbuf_addf(text, " (default: %s)", o->def);
-        strbuf_addc(text, '\n');
-    }
-}
-
-char *device_help(const char *name, struct error **err)
-{
-    struct strbuf text = STRBUF_INIT;
-    const struct device_type *t;
-    if (name) {
-        t = find_or_say(name, err);
-        if (!t)
-            return NULL;
-        strbuf_addf(&text, "%s options:\n", t->name);
-        help_options(&text, t->options);
-        help_options(&text, common_options);
-    }
-    for (unsigned i = 0; !name && (t = device_type_at(i)); i++) {
-        strbuf_addf(&text, "name \"%s\"", t->name);
-        if (t->bus)
-            strbuf_addf(&text, ", bus %s", t->bus);
-        if (t->alias)
-            strbuf_addf(&text, ", alias \"%s\"", t->alias);
-        strbuf_addf(&text, ", desc \"%s\"\n", t->help);
-    }
-    char *taken = strbuf_take(&text);
-    if (!taken)
-        error_set(err, ENOMEM, "No memory left for a list of devices");
-    return taken;
 }
 
 /* Puts the failing device's name in front. */

@@ -71,9 +71,6 @@ struct device {
 const struct device_type *device_type_at(unsigned i);
 const struct device_type *device_type_find(const char *name);
 
-/* What -device help (NULL) and -device NAME,help print, to be freed; NULL and an error: an unknown name. */
-char *device_help(const char *name, struct error **err);
-
 /* "NAME,key=value,..." parsed already: {"driver": NAME, "id": ..., ...}. Realized, and at the end of *list.
  * The object stays as it is. */
 int device_add(struct device **list, const struct device_host *host, json_t *options,

@@ -413,8 +413,11 @@ int pci_dma_write(struct pci_function *f, uint64_t address, const void *from, si
 uint32_t pci_config_read(struct pci_bus *bus, uint8_t devfn, unsigned offset, unsigned size)
 {
     uint32_t ones = UINT32_MAX >> (32 - 8 * size), value = 0;
+    struct pci_function *f = bus->functions[devfn]; /* those that have a hook stay */
+    if (f && f->config_reading)
+        f->config_reading(f, offset, size);
     LOCK_SCOPE(&bus->lock);
-    const struct pci_function *f = bus->functions[devfn];
+    f = bus->functions[devfn];
     if (!f || !range_inside(offset, size, f->state->express ? PCI_CONFIG_SIZE : 256))
         return ones;
     for (unsigned i = 0; i < size; i++)

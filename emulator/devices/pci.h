@@ -46,6 +46,8 @@ struct pci_function {
     uint8_t devfn; /* device << 3 | function */
     /* Called after the guest wrote to configuration space (may be NULL). */
     void (*config_written)(struct pci_function *f, unsigned offset, unsigned size);
+    /* Called before it reads there, for registers whose value depends on the moment (may be NULL). */
+    void (*config_reading)(struct pci_function *f, unsigned offset, unsigned size);
     void *opaque;
     struct pci_state *state; /* pci.c's: configuration bytes, write masks, BARs, vectors */
 };

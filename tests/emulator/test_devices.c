@@ -73,17 +73,6 @@ static void test_what_is_wrong_is_named(void **state)
     refused("isa-debug-exit,bootindex=1", "bootindex");
 }
 
-static void test_help_lists_devices_and_options(void **state)
-{
-    (void)state;
-    char *all = device_help(NULL, NULL), *one = device_help("isa-debug-exit", NULL);
-    assert_non_null(strstr(all, "name \"isa-debug-exit\""));
-    assert_non_null(strstr(one, "iobase=<number>"));
-    assert_null(device_help("no-such-thing", NULL));
-    free(all);
-    free(one);
-}
-
 static uint64_t read_offset(void *opaque, uint64_t offset, unsigned size)
 {
     (void)opaque, (void)size;
@@ -151,7 +140,6 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_device_lives_and_goes),
         cmocka_unit_test(test_what_is_wrong_is_named),
-        cmocka_unit_test(test_help_lists_devices_and_options),
         cmocka_unit_test(test_ports_at_the_edges),
         cmocka_unit_test(test_alarms_wait_while_the_clock_stands),
     };

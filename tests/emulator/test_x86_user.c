@@ -5,6 +5,7 @@
 #if defined(__x86_64__)
 
 #include "templates.h"
+#include "x86/fpu.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -16,8 +17,15 @@ enum { CODE = 0x10000000, DATA = 0x20000000, DATA_SIZE = 0x4000, CODE_SIZE = 0x1
 struct state {
     uint64_t r[16], rip, flags;
     union xmm xmm[16];
+    struct f80 st[8]; /* by stack position */
+    uint16_t fcw, fsw;
+    uint8_t valid; /* by physical register */
+    uint32_t mxcsr;
     int vector;
 };
+
+/* What a table of templates works on. */
+enum { USES_SIMD = 1, USES_X87 = 2, NO_UNDERFLOW = 4 };
 
 static struct state input, host_out;
 static ucontext_t home;
@@ -39,6 +47,15 @@ static const int gregs[16] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_
                                REG_RSI, REG_RDI, REG_R8,  REG_R9,  REG_R10, REG_R11,
                                REG_R12, REG_R13, REG_R14, REG_R15 };
 
+/* Both components come from the frame, also where the kernel thought them untouched. */
+static void in_use(struct _libc_fpstate *fp)
+{
+    uint64_t *header = (uint64_t *)((char *)fp + 512);
+    const uint32_t *magic = (const uint32_t *)((char *)fp + 464);
+    if (*magic == 0x46505853)
+        *header |= 3;
+}
+
 /* Signals carry the machine's state in and out: one enters with ours, any fault leaves with the result. */
 static void on_signal(int number, siginfo_t *info, void *context)
 {
@@ -53,7 +70,13 @@ static void on_signal(int number, siginfo_t *info, void *context)
         g[REG_RIP] = (greg_t)input.rip;
         g[REG_EFL] = (greg_t)input.flags;
         memcpy(fp->_xmm, input.xmm, sizeof input.xmm);
-        fp->mxcsr = 0x1f80;
+        for (int n = 0; n < 8; n++)
+            memcpy(&fp->_st[n], &input.st[n], 10);
+        fp->cwd = input.fcw;
+        fp->swd = input.fsw;
+        fp->ftw = input.valid;
+        fp->mxcsr = input.mxcsr;
+        in_use(fp);
         return;
     }
     for (int n = 0; n < 16; n++)
@@ -62,6 +85,17 @@ static void on_signal(int number, siginfo_t *info, void *context)
     host_out.flags = (uint64_t)g[REG_EFL];
     host_out.vector = (int)g[REG_TRAPNO];
     memcpy(host_out.xmm, fp->_xmm, sizeof host_out.xmm);
+    for (int n = 0; n < 8; n++)
+        memcpy(&host_out.st[n], &fp->_st[n], 10);
+    host_out.fcw = fp->cwd;
+    host_out.fsw = fp->swd;
+    host_out.valid = (uint8_t)fp->ftw;
+    host_out.mxcsr = fp->mxcsr;
+    fp->cwd = 0x37f; /* nothing may be left pending for ourselves */
+    fp->swd = 0;
+    fp->ftw = 0;
+    fp->mxcsr = 0x1f80;
+    in_use(fp);
     memcpy(g, home.uc_mcontext.gregs, sizeof home.uc_mcontext.gregs);
 }
 
@@ -78,13 +112,26 @@ static void run_ours(struct state *out)
     memcpy(c->cpu.r, input.r, sizeof input.r);
     memcpy(c->xmm, input.xmm, sizeof input.xmm);
     c->cpu.r[IR_PC] = input.rip;
-    c->mxcsr = 0x1f80;
+    c->mxcsr = input.mxcsr;
+    c->fcw = input.fcw;
+    c->fsw = input.fsw;
+    c->top = input.fsw >> 11 & 7;
+    c->empty = (uint8_t)~input.valid;
+    for (unsigned n = 0; n < 8; n++)
+        c->st[(c->top + n) & 7] = input.st[n];
     c->eflags = F_I | (input.flags & F_D);
     flags_set_arith(c, input.flags);
     x86_update_mode(c);
     x86_run(c);
     memcpy(out->r, c->cpu.r, sizeof out->r);
     memcpy(out->xmm, c->xmm, sizeof out->xmm);
+    memset(out->st, 0, sizeof out->st);
+    for (unsigned n = 0; n < 8; n++)
+        out->st[n] = c->st[(c->top + n) & 7];
+    out->fcw = c->fcw;
+    out->fsw = fpu_status(c);
+    out->valid = (uint8_t)~c->empty;
+    out->mxcsr = c->mxcsr;
     out->rip = c->cpu.r[IR_PC];
     out->flags = flags_all(c);
     out->vector = c->vector;
@@ -139,7 +186,12 @@ static unsigned modrm(struct code *c, const struct template *t, unsigned imm_byt
         byte(c, 0xc0 | reg << 3 | rm);
     } else {
         byte(c, reg << 3 | 5);
-        uint64_t at = DATA + 0x1000 + (rnd() & (t->flags & SIMD ? 0xff0 : 0xfff));
+        uint64_t r = rnd(), at = DATA + 0x1000 + (r & (t->flags & SIMD ? 0xff0 : 0xfff));
+        if (t->flags & SIMD && (r >> 16 & 15) == 0)
+            at += r >> 20 & 15; /* #GP for most */
+        if ((r >> 24 & 63) == 0 &&
+            !(t->flags & NO_FAULT)) /* a page fault in the second half, or at once */
+            at = DATA + DATA_SIZE - (t->flags & NO_REX ? 0 : r >> 30 & 31);
         word(c, at - (CODE + c->n + 4 + imm_bytes), 4);
     }
     return memory;
@@ -161,6 +213,8 @@ static void one(struct code *c, const struct template *t)
     bool small = !(t->flags & (NO66 | WIDE | VEX | SIMD)) && (r & 7) == 0, lock = false;
     unsigned rex = (r >> 8 & 3) == 0 ? 0x40 : (r >> 8 & 3) == 1 ? 0x48 : 0;
     if (t->flags & SIMD)
+        rex = (r >> 8 & 3) ? 0 : 0x40 | (unsigned)(r >> 50 & (t->flags & MAYBE_W ? 13 : 5));
+    if (t->flags & NO_REX)
         rex = 0;
     unsigned z = t->flags & BYTE ? 1 : t->flags & WORDZ ? (small && rex != 0x48 ? 2 : 4) : 0;
     if (t->flags & STRING) {
@@ -209,7 +263,12 @@ static unsigned make(struct code *c, const struct template *all, size_t count)
             byte(c, 0xc0 | (rnd() & 0x3f));
         }
         const struct template *t = &all[rnd() % count];
-        one(c, t);
+        if (t->flags & FIXED) {
+            byte(c, t->op & 255);
+            byte(c, (unsigned)t->group);
+        } else {
+            one(c, t);
+        }
         undefined = t->undefined;
     }
     byte(c, 0xcc);
@@ -234,6 +293,15 @@ static void report(const struct code *c, const struct state *ours, uint64_t seed
                     (unsigned long)host_out.xmm[n].q[1], (unsigned long)host_out.xmm[n].q[0],
                     (unsigned long)ours->xmm[n].q[1], (unsigned long)ours->xmm[n].q[0]);
     }
+    for (int n = 0; n < 8; n++) {
+        if (host_out.st[n].m != ours->st[n].m || host_out.st[n].e != ours->st[n].e)
+            fprintf(stderr, "st%d: in %04x %lx host %04x %lx ours %04x %lx\n", n, input.st[n].e,
+                    (unsigned long)input.st[n].m, host_out.st[n].e, (unsigned long)host_out.st[n].m,
+                    ours->st[n].e, (unsigned long)ours->st[n].m);
+    }
+    fprintf(stderr, "fcw %x fsw in %x host %x ours %x valid %x %x %x mxcsr %x %x %x\n", input.fcw,
+            input.fsw, host_out.fsw, ours->fsw, input.valid, host_out.valid, ours->valid,
+            input.mxcsr, host_out.mxcsr, ours->mxcsr);
     for (unsigned n = 0; n < DATA_SIZE; n++) {
         if (host_data[n] != our_data[n]) {
             fprintf(stderr, "memory at +%#x: host %02x ours %02x\n", n, host_data[n], our_data[n]);
@@ -242,7 +310,116 @@ static void report(const struct code *c, const struct state *ours, uint64_t seed
     }
 }
 
-static bool round_once(const struct template *all, size_t count, bool simd)
+/* Numbers of all kinds, those that meet exceptions more often than chance would. */
+static struct f80 extended(void)
+{
+    uint64_t r = rnd();
+    uint16_t sign = (uint16_t)(r >> 16 & 0x8000);
+    uint64_t m = value() | (uint64_t)1 << 63;
+    switch (r & 15) {
+    case 0:
+        return (struct f80){ 0, sign };
+    case 1:
+        return (struct f80){ (uint64_t)1 << 63, 0x7fff | sign };
+    case 2:
+        return (struct f80){ m, 0x7fff | sign }; /* NaN */
+    case 3:
+        return (struct f80){ value(), sign }; /* denormal */
+    case 4:
+        return (struct f80){ value(), (uint16_t)(r >> 32) }; /* anything */
+    case 5:
+        return (struct f80){ m, (uint16_t)(1 + (r >> 8 & 15)) | sign };
+    case 6:
+        return (struct f80){ m, (uint16_t)(0x7ffe - (r >> 8 & 15)) | sign };
+    case 7:
+    case 8:
+        return (struct f80){ (r >> 40 | 1u << 23) << 40,
+                             (uint16_t)(0x3fff + (r >> 8 & 31)) | sign };
+    default:
+        return (struct f80){ m, (uint16_t)(0x3fff - 70 + (r >> 8 & 127)) | sign };
+    }
+}
+
+/* A single or a double beside the edges of its format. */
+static uint64_t floating(void)
+{
+    uint64_t r = rnd(), v = rnd();
+    switch (r & 7) {
+    case 0:
+        return value();
+    case 1: /* small doubles, doubles near 1 */
+        return (v & 0x800fffffffffffff) | (r >> 8 & 15) << 52;
+    case 2:
+        return (v & 0x800fffffffffffff) | (0x3f0 + (r >> 8 & 31)) << 52;
+    case 3:
+        return (v & 0x800fffffffffffff) | (0x7f8 + (r >> 8 & 7)) << 52;
+    case 4: /* pairs of singles */
+        return (v & 0x807fffff807fffff) | (r >> 8 & 7) << 23 | (r >> 16 & 7) << 55;
+    case 5:
+        return (v & 0x807fffff807fffff) | (0x7c + (r >> 8 & 7)) << 23 |
+               (0x7c + (r >> 16 & 7)) << 55;
+    default: /* integers as doubles */
+        return (uint64_t)(1023 + (r >> 8 & 63)) << 52 | (v & 0x8000000000000000) |
+               (v & ((uint64_t)15 << 48));
+    }
+}
+
+static void make_input(unsigned uses)
+{
+    uint64_t r = rnd();
+    for (int n = 0; n < 16; n++) {
+        input.r[n] = value();
+        input.xmm[n].q[0] = uses & USES_SIMD ? floating() : 0;
+        input.xmm[n].q[1] = uses & USES_SIMD ? floating() : 0;
+    }
+    input.r[RSP] = DATA + 0x3000;
+    input.rip = CODE;
+    input.flags = F_I | 2 | (rnd() & F_ARITH);
+    input.mxcsr = 0x1f80;
+    if (uses & USES_SIMD) {
+        input.mxcsr |= r & 0x6000;
+        input.mxcsr |= (r >> 16 & 3) ? 0 : r >> 18 & 0x8040;
+        input.mxcsr &= (r >> 40 & 3) ? ~0u : ~(r >> 42 & 0x1f80);
+    }
+    memset(input.st, 0, sizeof input.st);
+    input.fcw = 0x37f;
+    input.fsw = 0;
+    input.valid = 0;
+    if (uses & USES_X87) {
+        r = rnd();
+        for (unsigned n = 0; n < 8; n++)
+            input.st[n] = extended();
+        input.fcw = (uint16_t)(0x7f | (r & 0xc00) | ((r >> 12 & 3) ? 0x300 : (r >> 14 & 1) << 9));
+        if ((r >> 20 & 3) == 0)
+            input.fcw &= (uint16_t) ~(r >> 22 & (uses & NO_UNDERFLOW ? 47 : 63));
+        input.fsw = (uint16_t)(r >> 30 & 0x3800);
+        input.valid = (uint8_t)((r >> 44 & 1) ? 0xff : r >> 46);
+    }
+}
+
+static bool same_stack(const struct state *ours)
+{
+    bool same = true;
+    for (unsigned n = 0; n < 8; n++)
+        same &= host_out.st[n].m == ours->st[n].m && host_out.st[n].e == ours->st[n].e;
+    return same;
+}
+
+static bool same_results(const struct state *ours, unsigned undefined)
+{
+    uint64_t mask = (F_ARITH | F_D) & ~(uint64_t)undefined;
+    if (host_out.vector != X_BP)
+        mask = F_D; /* where it stopped is not where the mask was made for */
+    return host_out.vector == ours->vector && host_out.rip == ours->rip &&
+           !((host_out.flags ^ ours->flags) & mask) &&
+           !memcmp(host_out.r, ours->r, sizeof ours->r) &&
+           !memcmp(host_out.xmm, ours->xmm, sizeof ours->xmm) && same_stack(ours) &&
+           host_out.fcw == ours->fcw && host_out.fsw == ours->fsw &&
+           host_out.valid == ours->valid && host_out.mxcsr == ours->mxcsr &&
+           !memcmp(host_data, our_data, DATA_SIZE);
+}
+
+static bool round_once(const struct template *all, size_t count, unsigned uses)
 {
     uint64_t seed = random_state;
     struct code c = { host_code, 0 };
@@ -251,29 +428,16 @@ static bool round_once(const struct template *all, size_t count, bool simd)
     memcpy(our_code, host_code, c.n);
     memory_written(guest.memory, CODE, c.n);
     for (unsigned n = 0; n < DATA_SIZE; n += 8) {
-        uint64_t v = value();
+        uint64_t v = uses ? floating() : value();
         memcpy(host_data + n, &v, 8);
         memcpy(our_data + n, &v, 8);
     }
-    for (int n = 0; n < 16; n++) {
-        input.r[n] = value();
-        input.xmm[n].q[0] = simd ? value() : 0;
-        input.xmm[n].q[1] = simd ? value() : 0;
-    }
-    input.r[RSP] = DATA + 0x3000;
-    input.rip = CODE;
-    input.flags = F_I | 2 | (rnd() & F_ARITH);
+    make_input(uses);
+    memset(host_out.st, 0, sizeof host_out.st);
     struct state ours;
     run_host();
     run_ours(&ours);
-    bool faulted = host_out.vector != X_BP;
-    uint64_t mask = (F_ARITH | F_D) & ~(uint64_t)undefined;
-    if (faulted)
-        mask = F_D; /* where it stopped is not where the mask was made for */
-    bool same =
-        host_out.vector == ours.vector && host_out.rip == ours.rip &&
-        !((host_out.flags ^ ours.flags) & mask) && !memcmp(host_out.r, ours.r, sizeof ours.r) &&
-        !memcmp(host_out.xmm, ours.xmm, sizeof ours.xmm) && !memcmp(host_data, our_data, DATA_SIZE);
+    bool same = same_results(&ours, undefined);
     if (!same)
         report(&c, &ours, seed);
     return same;
@@ -314,7 +478,7 @@ static int teardown(void **state)
     return 0;
 }
 
-static void rounds(const struct template *all, size_t count, bool simd)
+static void rounds(const struct template *all, size_t count, unsigned uses)
 {
 #ifdef __SANITIZE_ADDRESS__
     skip(); /* the shadow lies below 4 GiB, where wild addresses must hit nothing on the host */
@@ -329,26 +493,46 @@ static void rounds(const struct template *all, size_t count, bool simd)
     const char *asked = getenv("PLATTER_ROUNDS");
     unsigned long n = asked ? strtoul(asked, NULL, 0) : 20000, bad = 0;
     while (n-- && bad < 5)
-        bad += !round_once(all, count, simd);
+        bad += !round_once(all, count, uses);
     assert_int_equal(bad, 0);
 }
 
-static void test_integer(void **state)
+/* Without the feature the host is no judge: said, not hidden. */
+static bool host_has(bool feature, const char *name)
 {
-    (void)state;
-    rounds(integer_templates, sizeof integer_templates / sizeof integer_templates[0], false);
+    if (!feature)
+        print_message("the host has no %s: nothing to compare with\n", name);
+    return feature;
 }
 
-static void test_simd(void **state)
-{
-    (void)state;
-    rounds(simd_templates, sizeof simd_templates / sizeof simd_templates[0], true);
-}
+#define TEST(name, feature, text, uses)                                                       \
+    static void test_##name(void **state)                                                     \
+    {                                                                                         \
+        (void)state;                                                                          \
+        if (!host_has(feature, text))                                                         \
+            skip();                                                                           \
+        rounds(name##_templates, sizeof name##_templates / sizeof name##_templates[0], uses); \
+    }
+
+TEST(integer, true, "", 0)
+TEST(bmi, __builtin_cpu_supports("bmi2"), "BMI2", 0)
+TEST(adx, __builtin_cpu_supports("adx") && __builtin_cpu_supports("movbe"), "ADX", 0)
+TEST(mmx, true, "", USES_SIMD | USES_X87)
+TEST(simd, __builtin_cpu_supports("ssse3"), "SSSE3", USES_SIMD)
+TEST(sse4, __builtin_cpu_supports("sse4.2"), "SSE4.2", USES_SIMD)
+TEST(aes, __builtin_cpu_supports("aes") && __builtin_cpu_supports("pclmul"), "AES", USES_SIMD)
+TEST(sha, __builtin_cpu_supports("sha"), "SHA", USES_SIMD)
+TEST(x87, true, "", USES_X87)
+TEST(remainder, true, "", USES_X87 | NO_UNDERFLOW)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_integer),
-                                        cmocka_unit_test(test_simd) };
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_integer),   cmocka_unit_test(test_bmi),  cmocka_unit_test(test_adx),
+        cmocka_unit_test(test_mmx),       cmocka_unit_test(test_simd), cmocka_unit_test(test_sse4),
+        cmocka_unit_test(test_aes),       cmocka_unit_test(test_sha),  cmocka_unit_test(test_x87),
+        cmocka_unit_test(test_remainder),
+    };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
 

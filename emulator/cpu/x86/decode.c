@@ -109,10 +109,10 @@ static void address(struct decoder *d)
     i->seg = i->base == 4 || i->base == 5 ? 2 : 3;
 }
 
-static void modrm(struct decoder *d)
+static void modrm(struct decoder *d, uint8_t byte)
 {
     struct insn *i = d->i;
-    i->modrm = u8(d);
+    i->modrm = byte;
     i->mod = i->modrm >> 6;
     i->reg = (uint8_t)(((i->modrm >> 3) & 7) | (i->rexbits & 4 ? 8 : 0));
     i->rm = (uint8_t)((i->modrm & 7) | (i->rexbits & 1 ? 8 : 0));
@@ -216,11 +216,11 @@ static uint8_t prefixes(struct decoder *d)
     }
 }
 
-static bool vex(struct decoder *d, uint8_t first)
+static bool vex(struct decoder *d, uint8_t first, uint8_t b1)
 {
     struct insn *i = d->i;
     static const uint8_t prefix[4] = { 0, 0x66, 0xf3, 0xf2 };
-    uint8_t b1 = u8(d), b2 = b1;
+    uint8_t b2 = b1;
     unsigned map = 1;
     if (i->rex || i->opsize || i->rep || i->lock)
         return false;
@@ -235,7 +235,7 @@ static bool vex(struct decoder *d, uint8_t first)
     if (d->bits != 64)
         i->rexbits = 0;
     i->vex = true;
-    i->v = (~b2 >> 3) & 15;
+    i->v = (uint8_t)((~b2 >> 3) & (d->bits == 64 ? 15 : 7));
     i->vl = b2 & 4;
     uint8_t p = prefix[b2 & 3];
     i->opsize = p == 0x66;
@@ -284,22 +284,16 @@ bool insn_decode(struct insn *i, struct x86_fetch *fetch, unsigned bits, uint64_
             i->op = (uint16_t)((b == 0x38 ? MAP_38 : MAP_3A) + u8(&d));
         sizes(&d);
     } else if (b == 0xc4 || b == 0xc5) {
-        /* LES and LDS outside of 64-bit mode, when a memory operand follows. */
-        uint8_t peek = 0;
-        if (bits != 64) {
-            modrm(&d);
-            peek = i->modrm;
-        }
-        if (bits == 64)
-            ok = vex(&d, b);
-        else if (i->mod == 3)
-            ok = false;
-        (void)peek;
-        if (bits != 64)
+        /* Outside of 64-bit mode LES and LDS, unless a register follows where memory must. */
+        uint8_t second = u8(&d);
+        if (bits != 64 && second < 0xc0) {
+            modrm(&d, second);
             goto rest;
+        }
+        ok = vex(&d, b, second);
     }
     if (has_modrm(i->op, bits)) {
-        modrm(&d);
+        modrm(&d, u8(&d));
         if (i->op == 0xff && bits == 64) {
             unsigned g = (i->modrm >> 3) & 7;
             if (g == 2 || g == 4 || (g == 6 && i->osize == 4))

@@ -1,42 +1,7 @@
-/* x87, by the host's long double. Precision control is not followed and exceptions are not raised. */
+/* x87 instructions: the stack, its faults, and what is done with the results of f80.c. */
 #include "fpu.h"
+
 #include "sse.h"
-
-#include <math.h>
-
-typedef long double real;
-
-static real get_real(struct f80 v)
-{
-#if defined(__x86_64__) || defined(__i386__)
-    real r = 0;
-    memcpy(&r, &v, 10);
-    return r;
-#else
-    unsigned e = v.e & 0x7fff;
-    real r = e == 0x7fff ? (v.m << 1 ? (real)NAN : (real)INFINITY)
-                         : ldexpl((real)v.m, (int)e - 16383 - 63);
-    return v.e & 0x8000 ? -r : r;
-#endif
-}
-
-static struct f80 put_real(real r)
-{
-    struct f80 v = { 0, 0 };
-#if defined(__x86_64__) || defined(__i386__)
-    memcpy(&v, &r, 10);
-#else
-    int e;
-    uint16_t sign = signbit(r) ? 0x8000 : 0;
-    if (isnan(r) || isinf(r))
-        return (struct f80){ isnan(r) ? (uint64_t)3 << 62 : (uint64_t)1 << 63, 0x7fff | sign };
-    real m = frexpl(fabsl(r), &e);
-    if (m != 0)
-        v = (struct f80){ (uint64_t)ldexpl(m, 64), (uint16_t)((e + 16382) & 0x7fff) };
-    v.e |= sign;
-#endif
-    return v;
-}
 
 uint64_t mmx_get(const struct x86 *c, unsigned n)
 {
@@ -46,373 +11,334 @@ uint64_t mmx_get(const struct x86 *c, unsigned n)
 void mmx_set(struct x86 *c, unsigned n, uint64_t value)
 {
     c->st[n] = (struct f80){ value, 0xffff };
+    mmx_touch(c);
+}
+
+void mmx_touch(struct x86 *c)
+{
     c->top = 0;
     c->empty = 0;
 }
 
-static unsigned slot(const struct x86 *c, unsigned n)
+uint16_t fpu_status(const struct x86 *c)
 {
-    return (c->top + n) & 7;
+    bool pending = c->fsw & ~c->fcw & FP_ALL;
+    return (uint16_t)((c->fsw & 0x477f) | c->top << 11 | (pending ? 0x8080 : 0));
 }
 
-static real st(struct x86 *c, unsigned n)
+void fpu_init(struct x86 *c)
 {
-    if (c->empty >> slot(c, n) & 1)
-        c->fsw |= 0x41;
-    return get_real(c->st[slot(c, n)]);
+    c->fcw = 0x37f;
+    c->fsw = c->fop = 0;
+    c->fip = c->fdp = 0;
+    c->top = 0;
+    c->empty = 0xff;
 }
 
-static void set_st(struct x86 *c, unsigned n, real v)
+/* With CR0.NE clear a PC's interrupt 13 would tell; nobody programs for that any more, and it is as if IGNNE# were
+ * up. */
+void fpu_pending(struct x86 *c)
 {
-    c->st[slot(c, n)] = put_real(v);
-    c->empty &= (uint8_t) ~(1u << slot(c, n));
+    if (c->fsw & ~c->fcw & FP_ALL && c->cr0 & CR0_NE)
+        x86_raise(c, X_MF);
 }
 
-static void fpush(struct x86 *c, real v)
+struct f80_env fpu_env(const struct x86 *c)
 {
+    static const uint8_t bits[4] = { 24, 64, 53, 64 };
+    return (struct f80_env){ .rounding = c->fcw >> 10 & 3,
+                             .precision = bits[c->fcw >> 8 & 3],
+                             .mask = c->fcw & FP_ALL };
+}
+
+struct f80 fpu_get(struct x86 *c, struct f80_env *env, unsigned n)
+{
+    if (!(c->empty >> fpu_slot(c, n) & 1))
+        return c->st[fpu_slot(c, n)];
+    env->flags |= FP_IE | FP_SF;
+    return F80_NAN;
+}
+
+void fpu_set(struct x86 *c, unsigned n, struct f80 v)
+{
+    c->st[fpu_slot(c, n)] = v;
+    c->empty &= (uint8_t) ~(1u << fpu_slot(c, n));
+}
+
+bool fpu_done(struct x86 *c, const struct f80_env *env, bool memory)
+{
+    unsigned early = FP_IE | FP_DE | FP_ZE, flags = env->flags;
+    bool up = env->up;
+    if (flags & ~env->mask & early) { /* nothing was computed */
+        flags &= early | FP_SF;
+        up = up && flags & FP_SF;
+    }
+    c->fsw = (uint16_t)((c->fsw & ~C1) | (up ? C1 : 0) | flags);
+    return !(flags & ~env->mask & (early | (memory ? FP_OE | FP_UE : 0)));
+}
+
+/* A denormal number arrives also when that is an exception. */
+void fpu_push(struct x86 *c, struct f80_env *env, struct f80 v)
+{
+    if (!(c->empty >> fpu_slot(c, 7) & 1) && !(env->flags & FP_SF)) {
+        env->flags = FP_IE | FP_SF;
+        env->up = true; /* C1 tells overflow from underflow */
+        v = F80_NAN;
+    }
+    if (!fpu_done(c, env, false) && env->flags != FP_DE)
+        return;
     c->top = (c->top - 1) & 7;
-    set_st(c, 0, v);
+    fpu_set(c, 0, v);
 }
 
-static void fpop(struct x86 *c)
+void fpu_pop(struct x86 *c)
 {
     c->empty |= (uint8_t)(1u << c->top);
     c->top = (c->top + 1) & 7;
 }
 
-static void compare(struct x86 *c, real a, real b)
+void fpu_compare(struct x86 *c, struct f80_env *env, struct f80 a, struct f80 b, bool quiet,
+                 unsigned pops)
 {
-    c->fsw &= (uint16_t)~0x4500;
-    c->fsw |= a != a || b != b ? 0x4500 : a < b ? 0x100 : a == b ? 0x4000 : 0;
+    int r = env->flags & FP_SF ? 2 : f80_compare(env, a, b, quiet);
+    bool done = fpu_done(c, env, false);
+    unsigned codes = r == 2 ? C0 | C2 | C3 : r < 0 ? C0 : r ? 0 : C3;
+    c->fsw = (uint16_t)((c->fsw & ~(C0 | C2 | C3)) | codes);
+    while (done && pops--)
+        fpu_pop(c);
 }
 
-static void compare_flags(struct x86 *c, real a, real b)
+/* These change C1 for a stack fault only. */
+static bool compared(struct x86 *c, const struct f80_env *env)
 {
-    flags_set_arith(c, a != a || b != b ? F_Z | F_P | F_C : a < b ? F_C : a == b ? F_Z : 0);
+    unsigned c1 = env->flags & FP_SF ? 0 : c->fsw & C1;
+    bool done = fpu_done(c, env, false);
+    c->fsw |= (uint16_t)c1;
+    return done;
 }
 
-static real arith(struct x86 *c, unsigned op, real a, real b)
+static void compare_flags(struct x86 *c, unsigned n, bool quiet, bool pop)
 {
-    if ((op == 6 && b == 0) || (op == 7 && a == 0))
-        c->fsw |= 4;
-    switch (op) {
-    case 0:
-        return a + b;
-    case 1:
-        return a * b;
-    case 4:
-        return a - b;
-    case 5:
-        return b - a;
-    case 6:
-        return a / b;
-    default:
-        return b / a;
+    struct f80_env env = fpu_env(c);
+    struct f80 a = fpu_get(c, &env, 0), b = fpu_get(c, &env, n);
+    int r = env.flags & FP_SF ? 2 : f80_compare(&env, a, b, quiet);
+    flags_set_arith(c, r == 2 ? F_Z | F_P | F_C : r < 0 ? F_C : r ? 0 : F_Z);
+    if (compared(c, &env) && pop)
+        fpu_pop(c);
+}
+
+/* By group: add, multiply, subtract, subtract from, divide, divide into. */
+static void arith(struct x86 *c, struct f80_env *env, unsigned g, unsigned to, struct f80 a,
+                  struct f80 b, bool pop)
+{
+    struct f80 r = F80_NAN;
+    if (!(env->flags & FP_SF)) {
+        if (g == 0)
+            r = f80_add(env, a, b, false);
+        else if (g == 1)
+            r = f80_multiply(env, a, b);
+        else if (g < 6)
+            r = g & 1 ? f80_add(env, b, a, true) : f80_add(env, a, b, true);
+        else
+            r = g & 1 ? f80_divide(env, b, a) : f80_divide(env, a, b);
     }
+    if (!fpu_done(c, env, false))
+        return;
+    fpu_set(c, to, r);
+    if (pop)
+        fpu_pop(c);
 }
 
-static real rounded(const struct x86 *c, real v)
+static struct f80 load(struct x86 *c, struct f80_env *env, uint64_t at, unsigned size, bool integer)
 {
-    switch (c->fcw >> 10 & 3) {
-    case 0:
-        return rintl(v);
-    case 1:
-        return floorl(v);
-    case 2:
-        return ceill(v);
-    default:
-        return truncl(v);
-    }
-}
-
-static uint64_t to_int(struct x86 *c, real v, unsigned size)
-{
-    real top = ldexpl(1, (int)size * 8 - 1);
-    if (!(v >= -top && v < top)) {
-        c->fsw |= 1;
-        return (uint64_t)1 << (size * 8 - 1);
-    }
-    return (uint64_t)(int64_t)v & width_mask(size);
-}
-
-static uint16_t status(const struct x86 *c)
-{
-    return (uint16_t)((c->fsw & ~0x3800) | c->top << 11);
-}
-
-static uint16_t tags(const struct x86 *c)
-{
-    unsigned t = 0;
-    for (unsigned n = 0; n < 8; n++)
-        t |= (c->empty >> n & 1 ? 3u : 0) << (2 * n);
-    return (uint16_t)t;
-}
-
-static void init(struct x86 *c)
-{
-    c->fcw = 0x37f;
-    c->fsw = 0;
-    c->top = 0;
-    c->empty = 0xff;
-}
-
-static real load_real(struct x86 *c, uint64_t at, unsigned size)
-{
-    union xmm v = { .q = { cpu_load(&c->cpu, at, size), 0 } };
-    return size == 4 ? (real)v.f[0] : (real)v.n[0];
-}
-
-static void store_real(struct x86 *c, uint64_t at, unsigned size, real r)
-{
-    union xmm v = { { 0 } };
-    if (size == 4)
-        v.f[0] = (float)r;
-    else
-        v.n[0] = (double)r;
-    cpu_store(&c->cpu, at, size, v.q[0]);
-}
-
-static real load_int(struct x86 *c, uint64_t at, unsigned size)
-{
-    return (real)sign_extend(cpu_load(&c->cpu, at, size), size);
+    uint64_t v = cpu_load(&c->cpu, at, size);
+    if (integer)
+        return f80_from_int(sign_extend(v, size));
+    return size == 4 ? f80_from_single(env, (uint32_t)v) : f80_from_double(env, v);
 }
 
 /* D8, DA, DC, DE with memory: arithmetic with a number there. */
 static void memory_arith(struct x86 *c, const struct insn *i, uint64_t at)
 {
-    unsigned g = group(i);
-    real b = i->op == 0xd8   ? load_real(c, at, 4)
-             : i->op == 0xdc ? load_real(c, at, 8)
-                             : load_int(c, at, i->op == 0xda ? 4 : 2);
-    if (g == 2 || g == 3) {
-        compare(c, st(c, 0), b);
-        if (g == 3)
-            fpop(c);
-    } else {
-        set_st(c, 0, arith(c, g, st(c, 0), b));
-    }
+    unsigned g = group(i), size = i->op == 0xdc ? 8 : i->op == 0xde ? 2 : 4;
+    struct f80_env env = fpu_env(c), loading = env;
+    struct f80 b = load(c, &loading, at, size, i->op & 2), a = fpu_get(c, &env, 0);
+    env.denormal = loading.flags & FP_DE;
+    if (loading.flags & FP_IE)
+        b.m &= ~((uint64_t)1 << 62); /* signalling, as it was */
+    if (g == 2 || g == 3)
+        fpu_compare(c, &env, a, b, false, g & 1);
+    else
+        arith(c, &env, g, 0, a, b, false);
 }
 
-static void environment(struct x86 *c, uint64_t at, bool store)
+static void store(struct x86 *c, uint64_t at, unsigned size, bool integer, bool cut, bool pop)
 {
-    if (store) {
-        uint32_t v[7] = { c->fcw | 0xffff0000,
-                          status(c) | 0xffff0000,
-                          tags(c) | 0xffff0000,
-                          (uint32_t)c->fip,
-                          0,
-                          (uint32_t)c->fdp,
-                          0 };
-        for (unsigned n = 0; n < 7; n++)
-            cpu_store(&c->cpu, at + 4 * n, 4, v[n]);
+    struct f80_env env = fpu_env(c);
+    struct f80 a = fpu_get(c, &env, 0);
+    uint64_t v;
+    if (integer)
+        v = f80_to_int(&env, a, size, cut);
+    else
+        v = size == 4 ? f80_to_single(&env, a) : f80_to_double(&env, a);
+    if (!(env.flags & ~env.mask & (FP_ALL & ~FP_PE)))
+        cpu_probe(&c->cpu, at, size, CPU_WRITE); /* a fault must not leave flags behind */
+    if (!fpu_done(c, &env, true))
         return;
-    }
-    c->fcw = (uint16_t)cpu_load(&c->cpu, at, 2);
-    c->fsw = (uint16_t)cpu_load(&c->cpu, at + 4, 2);
-    c->top = c->fsw >> 11 & 7;
-    uint64_t t = cpu_load(&c->cpu, at + 8, 2);
-    c->empty = 0;
-    for (unsigned n = 0; n < 8; n++)
-        c->empty |= (uint8_t)((t >> (2 * n) & 3) == 3 ? 1u << n : 0);
+    cpu_store(&c->cpu, at, size, v);
+    if (pop)
+        fpu_pop(c);
 }
 
-static struct f80 load80(struct x86 *c, uint64_t at)
+static void load80(struct x86 *c, uint64_t at)
 {
-    return (struct f80){ cpu_load(&c->cpu, at, 8), (uint16_t)cpu_load(&c->cpu, at + 8, 2) };
+    struct f80_env env = fpu_env(c);
+    struct f80 v = { cpu_load(&c->cpu, at, 8), (uint16_t)cpu_load(&c->cpu, at + 8, 2) };
+    fpu_push(c, &env, v);
 }
 
-static void store80(struct x86 *c, uint64_t at, struct f80 v)
+static void store80(struct x86 *c, uint64_t at)
 {
+    struct f80_env env = fpu_env(c);
+    struct f80 v = fpu_get(c, &env, 0);
+    cpu_probe(&c->cpu, at, 10, CPU_WRITE);
+    if (!fpu_done(c, &env, true))
+        return;
     cpu_store(&c->cpu, at, 8, v.m);
     cpu_store(&c->cpu, at + 8, 2, v.e);
+    fpu_pop(c);
 }
 
-/* FNSAVE, FRSTOR. */
-static void whole(struct x86 *c, uint64_t at, bool store)
+static void load_bcd(struct x86 *c, uint64_t at)
 {
-    environment(c, at, store);
-    for (unsigned n = 0; n < 8; n++) {
-        if (store)
-            store80(c, at + 28 + 10 * n, c->st[slot(c, n)]);
-        else
-            c->st[slot(c, n)] = load80(c, at + 28 + 10 * n);
-    }
-    if (store)
-        init(c);
+    struct f80_env env = fpu_env(c);
+    uint8_t b[10];
+    for (unsigned n = 0; n < 10; n++)
+        b[n] = (uint8_t)cpu_load(&c->cpu, at + n, 1);
+    fpu_push(c, &env, f80_from_bcd(b));
 }
 
-/* The odd opcodes with memory: loads, stores and control. */
+static void store_bcd(struct x86 *c, uint64_t at)
+{
+    struct f80_env env = fpu_env(c);
+    uint8_t b[10];
+    f80_to_bcd(&env, fpu_get(c, &env, 0), b);
+    cpu_probe(&c->cpu, at, 10, CPU_WRITE);
+    if (!fpu_done(c, &env, true))
+        return;
+    for (unsigned n = 0; n < 10; n++)
+        cpu_store(&c->cpu, at + n, 1, b[n]);
+    fpu_pop(c);
+}
+
+/* D9, DB, DD, DF with memory: loads, stores and control. */
 static void memory_move(struct x86 *c, const struct insn *i, uint64_t at)
 {
     unsigned g = group(i), op = i->op;
     bool integer = op == 0xdb || op == 0xdf;
-    unsigned size = op == 0xd9 || op == 0xdb ? 4 : op == 0xdd ? 8 : 2;
-    if (g < 4 && !(g == 1 && !integer && op != 0xdd)) {
-        if (g == 0) {
-            fpush(c, integer ? load_int(c, at, size) : load_real(c, at, size));
-            return;
-        }
-        if (g == 1 && op == 0xdd)
-            cpu_store(&c->cpu, at, 8, to_int(c, truncl(st(c, 0)), 8));
-        else if (integer)
-            cpu_store(&c->cpu, at, size,
-                      to_int(c, g == 1 ? truncl(st(c, 0)) : rounded(c, st(c, 0)), size));
-        else
-            store_real(c, at, size, st(c, 0));
-        if (g & 1)
-            fpop(c);
-        return;
-    }
+    unsigned size = op == 0xdd ? 8 : op == 0xdf ? 2 : 4;
+    struct f80_env env = fpu_env(c);
     switch (op << 4 | g) {
+    case 0xd90:
+    case 0xdb0:
+    case 0xdd0:
+    case 0xdf0: {
+        struct f80 v = load(c, &env, at, size, integer);
+        fpu_push(c, &env, v);
+        break;
+    }
     case 0xd94:
     case 0xd96:
-        environment(c, at, g == 6);
+        fpu_environment(c, i, at, g == 6);
         break;
     case 0xd95:
-        c->fcw = (uint16_t)cpu_load(&c->cpu, at, 2);
+        c->fcw = (uint16_t)((cpu_load(&c->cpu, at, 2) & 0x1f3f) | 0x40);
         break;
     case 0xd97:
         cpu_store(&c->cpu, at, 2, c->fcw);
         break;
-    case 0xdb5: {
-        struct f80 v = load80(c, at);
-        fpush(c, 0);
-        c->st[c->top] = v;
+    case 0xdb5:
+        load80(c, at);
         break;
-    }
     case 0xdb7:
-        store80(c, at, c->st[c->top]);
-        fpop(c);
+        store80(c, at);
         break;
     case 0xdd4:
     case 0xdd6:
-        whole(c, at, g == 6);
+        fpu_whole(c, i, at, g == 6);
         break;
     case 0xdd7:
-        cpu_store(&c->cpu, at, 2, status(c));
+        cpu_store(&c->cpu, at, 2, fpu_status(c));
+        break;
+    case 0xdf4:
+        load_bcd(c, at);
         break;
     case 0xdf5:
-        fpush(c, load_int(c, at, 8));
+        fpu_push(c, &env, load(c, &env, at, 8, true));
+        break;
+    case 0xdf6:
+        store_bcd(c, at);
         break;
     case 0xdf7:
-        cpu_store(&c->cpu, at, 8, to_int(c, rounded(c, st(c, 0)), 8));
-        fpop(c);
+        store(c, at, 8, true, false, true);
         break;
-    default:
-        x86_raise(c, X_UD);
+    default: /* 1: with truncation, 2: store, 3: store and pop */
+        store(c, at, size, integer || g == 1, g == 1, g != 2);
+        break;
     }
 }
 
-static void examine(struct x86 *c)
+static void conditional(struct x86 *c, const struct insn *i, unsigned n)
 {
-    struct f80 v = c->st[c->top];
-    unsigned e = v.e & 0x7fff, k;
-    if (c->empty >> c->top & 1)
-        k = 0x4100;
-    else if (e == 0x7fff)
-        k = v.m << 1 ? 0x100 : 0x500;
-    else
-        k = e ? 0x400 : v.m ? 0x4400 : 0x4000;
-    c->fsw = (uint16_t)((c->fsw & ~0x4700) | k | (v.e >> 15) << 9);
+    unsigned g = group(i);
+    uint64_t f = flags_arith(c);
+    bool yes = g == 0 ? f & F_C : g == 1 ? f & F_Z : g == 2 ? f & (F_C | F_Z) : f & F_P;
+    struct f80_env env = fpu_env(c);
+    fpu_get(c, &env, 0);
+    struct f80 v = fpu_get(c, &env, n);
+    if (compared(c, &env) && (env.flags || yes == (i->op == 0xda)))
+        fpu_set(c, 0, env.flags ? F80_NAN : v);
 }
 
-static void remainder_of(struct x86 *c, bool nearest)
+static void exchange(struct x86 *c, unsigned n)
 {
-    real a = st(c, 0), b = st(c, 1), q = nearest ? rintl(a / b) : truncl(a / b);
-    uint64_t n = fabsl(q) < 0x1p63L ? (uint64_t)fabsl(q) : 0;
-    c->fsw = (uint16_t)((c->fsw & ~0x4700) | (n & 1) << 9 | (n >> 1 & 1) << 14 | (n >> 2 & 1) << 8);
-    set_st(c, 0, nearest ? remainderl(a, b) : fmodl(a, b));
+    struct f80_env env = fpu_env(c);
+    struct f80 a = fpu_get(c, &env, 0), b = fpu_get(c, &env, n);
+    if (!fpu_done(c, &env, false))
+        return;
+    fpu_set(c, 0, b);
+    fpu_set(c, n, a);
 }
 
-/* D9 E0 to FF. */
-static void functions(struct x86 *c, unsigned b)
+static void store_register(struct x86 *c, unsigned n, bool pop)
 {
-    static const real constants[7] = { 1,
-                                       3.321928094887362347870319429489390L,
-                                       1.442695040888963407359924681001892L,
-                                       3.141592653589793238462643383279503L,
-                                       0.301029995663981195213738894724493L,
-                                       0.693147180559945309417232121458177L,
-                                       0 };
-    real a = b < 0xe8 || b > 0xee ? st(c, 0) : 0;
-    if (b >= 0xe8 && b <= 0xee) {
-        fpush(c, constants[b - 0xe8]);
+    struct f80_env env = fpu_env(c);
+    struct f80 v = fpu_get(c, &env, 0);
+    if (!fpu_done(c, &env, false))
+        return;
+    fpu_set(c, n, v);
+    if (pop)
+        fpu_pop(c);
+}
+
+static void compare_registers(struct x86 *c, unsigned n, bool quiet, unsigned pops)
+{
+    struct f80_env env = fpu_env(c);
+    struct f80 a = fpu_get(c, &env, 0), b = fpu_get(c, &env, n);
+    fpu_compare(c, &env, a, b, quiet, pops);
+}
+
+/* D8, DC, DE: arithmetic among registers. */
+static void register_arith(struct x86 *c, const struct insn *i)
+{
+    unsigned g = group(i), n = i->modrm & 7, op = i->op;
+    if (g == 2 || g == 3) {
+        compare_registers(c, n, false, (g & 1) + (op == 0xde));
         return;
     }
-    switch (b) {
-    case 0xe0:
-        c->st[c->top].e ^= 0x8000;
-        break;
-    case 0xe1:
-        c->st[c->top].e &= 0x7fff;
-        break;
-    case 0xe4:
-        compare(c, a, 0);
-        break;
-    case 0xe5:
-        examine(c);
-        break;
-    case 0xf0:
-        set_st(c, 0, expm1l(a * 0.693147180559945309417232121458177L));
-        break;
-    case 0xf1:
-        set_st(c, 1, st(c, 1) * log2l(a));
-        fpop(c);
-        break;
-    case 0xf2:
-        set_st(c, 0, tanl(a));
-        fpush(c, 1);
-        c->fsw &= (uint16_t)~0x400;
-        break;
-    case 0xf3:
-        set_st(c, 1, atan2l(st(c, 1), a));
-        fpop(c);
-        break;
-    case 0xf4:
-        set_st(c, 0, logbl(a));
-        fpush(c, a / ldexpl(1, (int)logbl(a)));
-        break;
-    case 0xf5:
-        remainder_of(c, true);
-        break;
-    case 0xf6:
-        c->top = (c->top - 1) & 7;
-        break;
-    case 0xf7:
-        c->top = (c->top + 1) & 7;
-        break;
-    case 0xf8:
-        remainder_of(c, false);
-        break;
-    case 0xf9:
-        set_st(c, 1, st(c, 1) * log1pl(a) * 1.442695040888963407359924681001892L);
-        fpop(c);
-        break;
-    case 0xfa:
-        set_st(c, 0, sqrtl(a));
-        break;
-    case 0xfb:
-        set_st(c, 0, sinl(a));
-        fpush(c, cosl(a));
-        c->fsw &= (uint16_t)~0x400;
-        break;
-    case 0xfc:
-        set_st(c, 0, rounded(c, a));
-        break;
-    case 0xfd:
-        set_st(c, 0, scalbnl(a, (int)truncl(st(c, 1))));
-        break;
-    case 0xfe:
-        set_st(c, 0, sinl(a));
-        c->fsw &= (uint16_t)~0x400;
-        break;
-    case 0xff:
-        set_st(c, 0, cosl(a));
-        c->fsw &= (uint16_t)~0x400;
-        break;
-    default:
-        x86_raise(c, X_UD);
-    }
+    struct f80_env env = fpu_env(c);
+    struct f80 a = fpu_get(c, &env, 0), b = fpu_get(c, &env, n);
+    arith(c, &env, g, op == 0xd8 ? 0 : n, a, b, op == 0xde);
 }
 
 static void control(struct x86 *c, unsigned b)
@@ -420,111 +346,103 @@ static void control(struct x86 *c, unsigned b)
     if (b == 0xe2)
         c->fsw &= 0x7f00;
     else if (b == 0xe3)
-        init(c);
-    else if (b != 0xe0 && b != 0xe1 && b != 0xe4)
-        x86_raise(c, X_UD);
-}
-
-static void conditional(struct x86 *c, const struct insn *i, unsigned g, unsigned n)
-{
-    uint64_t f = flags_arith(c);
-    bool yes = g == 0 ? f & F_C : g == 1 ? f & F_Z : g == 2 ? f & (F_C | F_Z) : f & F_P;
-    if (yes == (i->op == 0xda))
-        set_st(c, 0, st(c, n));
+        fpu_init(c);
 }
 
 static void registers(struct x86 *c, const struct insn *i)
 {
-    unsigned g = group(i), n = i->modrm & 7, op = i->op, code = op << 4 | g;
-    if (op == 0xd8 || ((op == 0xdc || op == 0xde) && g != 2 && g != 3)) {
-        if (g == 2 || g == 3) {
-            compare(c, st(c, 0), st(c, n));
-            if (g == 3)
-                fpop(c);
-        } else if (op == 0xd8) {
-            set_st(c, 0, arith(c, g, st(c, 0), st(c, n)));
-        } else { /* the reversed forms change places here */
-            set_st(c, n, arith(c, g, st(c, n), st(c, 0)));
-            if (op == 0xde)
-                fpop(c);
-        }
-        return;
-    }
-    if ((op == 0xda || op == 0xdb) && g < 4) {
-        conditional(c, i, g, n);
-        return;
-    }
-    switch (code) {
-    case 0xd90:
-        fpush(c, st(c, n));
-        break;
-    case 0xd91: {
-        struct f80 t = c->st[slot(c, n)];
-        c->st[slot(c, n)] = c->st[c->top];
-        c->st[c->top] = t;
+    unsigned g = group(i), n = i->modrm & 7, op = i->op;
+    struct f80_env env = fpu_env(c);
+    switch (op << 4 | g) {
+    case 0xd90: {
+        struct f80 v = fpu_get(c, &env, n);
+        fpu_push(c, &env, v);
         break;
     }
+    case 0xd91:
+    case 0xdd1:
+    case 0xdf1:
+        exchange(c, n);
+        break;
     case 0xd92:
         break;
     case 0xd94:
     case 0xd95:
     case 0xd96:
     case 0xd97:
-        functions(c, i->modrm);
+        fpu_function(c, i->modrm);
         break;
     case 0xda5:
-    case 0xde3:
-        compare(c, st(c, 0), st(c, 1));
-        fpop(c);
-        fpop(c);
+        compare_registers(c, 1, true, 2);
         break;
     case 0xdb4:
         control(c, i->modrm);
         break;
     case 0xdb5:
     case 0xdb6:
-        compare_flags(c, st(c, 0), st(c, n));
-        break;
     case 0xdf5:
     case 0xdf6:
-        compare_flags(c, st(c, 0), st(c, n));
-        fpop(c);
+        compare_flags(c, n, g == 5, op == 0xdf);
         break;
     case 0xdd0:
-        c->empty |= (uint8_t)(1u << slot(c, n));
+    case 0xdf0:
+        c->empty |= (uint8_t)(1u << fpu_slot(c, n));
+        c->fsw &= (uint16_t)~C1;
+        if (op == 0xdf)
+            fpu_pop(c);
         break;
+    case 0xd93:
     case 0xdd2:
-        set_st(c, n, st(c, 0));
-        break;
     case 0xdd3:
-        set_st(c, n, st(c, 0));
-        fpop(c);
+    case 0xdf2:
+    case 0xdf3:
+        store_register(c, n, op != 0xdd || g == 3);
         break;
     case 0xdd4:
-        compare(c, st(c, 0), st(c, n));
-        break;
     case 0xdd5:
-        compare(c, st(c, 0), st(c, n));
-        fpop(c);
+        compare_registers(c, n, true, g & 1);
         break;
     case 0xdf4:
-        reg_write(c, i, RAX, 2, status(c));
+        reg_write(c, i, RAX, 2, fpu_status(c));
         break;
     default:
-        x86_raise(c, X_UD);
+        if (op == 0xda || op == 0xdb)
+            conditional(c, i, n);
+        else
+            register_arith(c, i);
+        break;
     }
+}
+
+/* Those that do not wait for a pending exception: FNINIT, FNCLEX, FNSTCW, FNSTSW, FNSTENV, FNSAVE. */
+static bool no_wait(const struct insn *i)
+{
+    unsigned g = group(i);
+    if (i->mod == 3)
+        return (i->op == 0xdb && g == 4) || (i->op == 0xdf && g == 4);
+    return (i->op == 0xd9 && g >= 6) || (i->op == 0xdd && g >= 6);
 }
 
 static void h_fpu(struct x86 *c, const struct insn *i)
 {
     if (c->cr0 & (CR0_EM | CR0_TS))
         x86_raise(c, X_NM);
+    bool waits = !no_wait(i);
+    if (waits)
+        fpu_pending(c);
+    uint64_t at = i->mod == 3 ? 0 : ea(c, i);
     if (i->mod == 3)
         registers(c, i);
     else if (i->op & 1)
-        memory_move(c, i, ea(c, i));
+        memory_move(c, i, at);
     else
-        memory_arith(c, i, ea(c, i));
+        memory_arith(c, i, at);
+    bool administers = !waits || (i->mod != 3 && (i->op == 0xd9 || i->op == 0xdd) && group(i) > 3);
+    if (!administers) {
+        c->fip = cpu_pc(&c->cpu);
+        c->fop = (uint16_t)((i->op & 7) << 8 | i->modrm);
+        c->fdp = i->mod == 3 ? c->fdp : at;
+    }
 }
 
 void h_fwait(struct x86 *c, const struct insn *i)
@@ -532,10 +450,23 @@ void h_fwait(struct x86 *c, const struct insn *i)
     (void)i;
     if ((c->cr0 & (CR0_MP | CR0_TS)) == (CR0_MP | CR0_TS))
         x86_raise(c, X_NM);
+    fpu_pending(c);
 }
 
+/* A bit for each group that exists, by opcode; with memory and with registers. */
 x86_helper *x86_find_fpu(const struct insn *i)
 {
-    (void)i;
+    static const uint8_t memory[8] = { 0xff, 0xfd, 0xff, 0xaf, 0xff, 0xdf, 0xff, 0xff };
+    static const uint8_t regs[8] = { 0xff, 0xff, 0x2f, 0x7f, 0xff, 0x3f, 0xff, 0x7f };
+    unsigned g = group(i), b = i->modrm;
+    if (!((i->mod == 3 ? regs : memory)[i->op & 7] >> g & 1))
+        return NULL;
+    if (i->mod != 3)
+        return h_fpu;
+    if ((i->op == 0xda && g == 5 && b != 0xe9) || (i->op == 0xde && g == 3 && b != 0xd9) ||
+        (i->op == 0xdf && g == 4 && b != 0xe0) || (i->op == 0xdb && g == 4 && b > 0xe4) ||
+        (i->op == 0xd9 && (b == 0xe2 || b == 0xe3 || b == 0xe6 || b == 0xe7 || b == 0xef)) ||
+        (i->op == 0xd9 && g == 2 && b != 0xd0))
+        return NULL;
     return h_fpu;
 }

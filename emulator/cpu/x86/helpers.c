@@ -139,7 +139,29 @@ static x86_helper *one_byte(const struct insn *i)
     }
 }
 
-static x86_helper *two_byte(const struct insn *i)
+static x86_helper *group_c7(struct x86 *c, const struct insn *i)
+{
+    unsigned g = group(i);
+    if (i->mod == 3)
+        return g >= 6 && !i->rep && has(c, g == 6 ? FEATURE_RDRAND : FEATURE_RDSEED) ? h_rdrand
+                                                                                     : NULL;
+    if (g == 1)
+        return i->osize < 8 || has(c, FEATURE_CX16) ? h_cmpxchg16b : NULL;
+    return g == 4 && has(c, FEATURE_XSAVEC) ? h_xsave : NULL;
+}
+
+/* F0, F1 and F6 of the map 0F 38. */
+static x86_helper *map_38(struct x86 *c, const struct insn *i)
+{
+    unsigned op = i->op & 0xff;
+    if (op == 0xf6)
+        return (i->opsize || i->rep == 0xf3) && has(c, FEATURE_ADX) ? h_adx : NULL;
+    if (i->rep == 0xf2)
+        return has(c, FEATURE_SSE42) ? h_crc32 : NULL;
+    return i->mod == 3 || i->rep || !has(c, FEATURE_MOVBE) ? NULL : h_movbe;
+}
+
+static x86_helper *two_byte(struct x86 *c, const struct insn *i)
 {
     unsigned op = i->op & 0xff;
     switch (op) {
@@ -161,7 +183,7 @@ static x86_helper *two_byte(const struct insn *i)
     case 0xb1:
         return h_cmpxchg;
     case 0xb8:
-        return i->rep == 0xf3 ? h_bits : NULL;
+        return i->rep == 0xf3 && has(c, FEATURE_POPCNT) ? h_bits : NULL;
     case 0xbc:
     case 0xbd:
         return h_bits;
@@ -171,7 +193,7 @@ static x86_helper *two_byte(const struct insn *i)
     case 0xc3:
         return i->mod == 3 ? NULL : h_movnti;
     case 0xc7:
-        return i->mod != 3 && group(i) == 1 ? h_cmpxchg16b : NULL;
+        return group_c7(c, i);
     case 0xc8:
     case 0xc9:
     case 0xca:
@@ -186,9 +208,11 @@ static x86_helper *two_byte(const struct insn *i)
     }
 }
 
-static x86_helper *vex(const struct insn *i)
+static x86_helper *vex(struct x86 *c, const struct insn *i)
 {
-    if (i->vl)
+    bool first = (i->op & 0x3ff) == MAP_38 + 0xf2 || i->op == MAP_38 + 0xf3 ||
+                 (i->op == MAP_38 + 0xf7 && !i->opsize && !i->rep);
+    if (i->vl || !has(c, first ? FEATURE_BMI1 : FEATURE_BMI2))
         return NULL;
     switch (i->op) {
     case MAP_38 + 0xf2:
@@ -215,7 +239,7 @@ x86_helper *x86_find_helper(struct x86 *c, const struct insn *i, bool *ends)
     if (i->lock && !lockable(i))
         return NULL;
     if (i->vex)
-        return vex(i);
+        return vex(c, i);
     fn = x86_find_system(c, i);
     if (fn) {
         *ends = true;
@@ -229,9 +253,9 @@ x86_helper *x86_find_helper(struct x86 *c, const struct insn *i, bool *ends)
         return fn;
     }
     if (i->op < MAP_38)
-        fn = two_byte(i);
-    else if ((i->op & 0x3fe) == MAP_38 + 0xf0)
-        fn = i->rep == 0xf2 ? h_crc32 : i->mod == 3 ? NULL : h_movbe;
+        fn = two_byte(c, i);
+    else if (i->op == MAP_38 + 0xf0 || i->op == MAP_38 + 0xf1 || i->op == MAP_38 + 0xf6)
+        return map_38(c, i);
     return fn ? fn : x86_find_sse(c, i);
 }
 

@@ -38,6 +38,6 @@ x86_helper h_alu, h_shift, h_shld, h_muldiv, h_imul, h_bt, h_bits, h_bswap, h_xc
 x86_helper h_cmpxchg16b, h_string, h_pusha, h_popa, h_pushf, h_popf, h_lahf, h_sahf, h_flagop,
     h_xlat;
 x86_helper h_bcd, h_enter, h_leave, h_bound, h_moffs, h_pop_rm, h_movbe, h_crc32, h_bmi, h_xchg_ax,
-    h_unary, h_movnti, h_fwait;
+    h_unary, h_movnti, h_fwait, h_adx, h_rdrand, h_xsave;
 
 #endif

@@ -363,7 +363,7 @@ void h_bits(struct x86 *c, const struct insn *i)
     if (op == 0xb8) {
         r = (unsigned)__builtin_popcountll(a);
         flags_set_arith(c, a ? 0 : F_Z);
-    } else if (i->rep == 0xf3) {
+    } else if (i->rep == 0xf3 && has(c, op == 0xbc ? FEATURE_BMI1 : FEATURE_ABM)) {
         if (op == 0xbc)
             r = a ? (unsigned)__builtin_ctzll(a) : bits;
         else

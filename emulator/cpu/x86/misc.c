@@ -1,6 +1,8 @@
 /* The stack's less common instructions, flags, decimal arithmetic, BMI. */
 #include "helpers.h"
 
+#include <sys/random.h>
+
 void h_pusha(struct x86 *c, const struct insn *i)
 {
     uint64_t sp = c->cpu.r[RSP];
@@ -305,4 +307,24 @@ void h_bmi(struct x86 *c, const struct insn *i)
     }
     }
     reg_write(c, i, i->reg, size, r);
+}
+
+/* ADCX and ADOX carry through one flag and leave the others alone. */
+void h_adx(struct x86 *c, const struct insn *i)
+{
+    unsigned size = i->osize == 8 ? 8 : 4;
+    uint64_t flags = flags_arith(c), bit = i->rep ? F_O : F_C;
+    unsigned __int128 sum = (unsigned __int128)rm_read(c, i, size) + reg_read(c, i, i->reg, size) +
+                            (flags & bit ? 1 : 0);
+    reg_write(c, i, i->reg, size, (uint64_t)sum);
+    flags_set_arith(c, (flags & ~bit) | (sum >> (8 * size) & 1 ? bit : 0));
+}
+
+/* RDRAND, RDSEED: the host's random numbers. */
+void h_rdrand(struct x86 *c, const struct insn *i)
+{
+    uint64_t v;
+    bool got = getrandom(&v, sizeof v, GRND_NONBLOCK) == sizeof v;
+    reg_write(c, i, i->rm, i->osize, got ? v : 0);
+    flags_set_arith(c, got ? F_C : 0);
 }

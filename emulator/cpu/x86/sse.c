@@ -3,12 +3,14 @@
 
 #include "fpu.h"
 
-static void available(struct x86 *c, bool mmx)
+void simd_available(struct x86 *c, bool mmx)
 {
     if (c->cr0 & CR0_EM || (!mmx && !(c->cr4 & CR4_OSFXSR)))
         x86_raise(c, X_UD);
     if (c->cr0 & CR0_TS)
         x86_raise(c, X_NM);
+    if (mmx)
+        fpu_pending(c);
 }
 
 union xmm simd_load(struct x86 *c, uint64_t at, unsigned size)
@@ -48,7 +50,7 @@ union xmm simd_rm(struct x86 *c, const struct insn *i, unsigned size, bool align
 /* Moves: whole registers, their halves, scalars. */
 static void h_move(struct x86 *c, const struct insn *i)
 {
-    available(c, false);
+    simd_available(c, false);
     unsigned op = i->op & 0xff;
     bool scalar = i->rep, aligned = op == 0x28 || op == 0x29 || op == 0x2b || op == 0xe7 ||
                                     ((op == 0x6f || op == 0x7f) && !i->rep);
@@ -76,7 +78,7 @@ static void h_move(struct x86 *c, const struct insn *i)
 /* 12, 13, 16, 17: halves; and the duplicating moves of SSE3. */
 static void h_half(struct x86 *c, const struct insn *i)
 {
-    available(c, false);
+    simd_available(c, false);
     unsigned op = i->op & 0xff, high = op >= 0x16;
     union xmm *reg = &c->xmm[i->reg], v;
     if (op & 1) {
@@ -100,8 +102,8 @@ static void h_half(struct x86 *c, const struct insn *i)
 /* MOVD, MOVQ, PINSRW, PEXTRW, PMOVMSKB, MOVMSKPS. */
 static void h_between(struct x86 *c, const struct insn *i)
 {
-    bool mmx = !i->opsize && !i->rep && (i->op & 0xff) != 0x50;
-    available(c, mmx);
+    bool mmx = !i->opsize && (!i->rep || (i->op & 0xff) == 0xd6) && (i->op & 0xff) != 0x50;
+    simd_available(c, mmx);
     union xmm *reg = &c->xmm[i->reg], m;
     unsigned size = i->osize == 8 ? 8 : 4, bits = 0;
     switch (i->op & 0xff) {
@@ -119,7 +121,11 @@ static void h_between(struct x86 *c, const struct insn *i)
             rm_write(c, i, size, mmx ? mmx_get(c, i->reg & 7) : reg->q[0]);
         break;
     case 0xd6:
-        if (i->mod == 3)
+        if (i->rep == 0xf3) /* MOVQ2DQ, MOVDQ2Q */
+            *reg = (union xmm){ .q = { mmx_get(c, i->rm & 7), 0 } };
+        else if (i->rep)
+            mmx_set(c, i->reg & 7, c->xmm[i->rm].q[0]);
+        else if (i->mod == 3)
             c->xmm[i->rm] = (union xmm){ .q = { reg->q[0], 0 } };
         else
             cpu_store(&c->cpu, ea(c, i), 8, reg->q[0]);
@@ -152,11 +158,13 @@ static void h_between(struct x86 *c, const struct insn *i)
         c->cpu.r[i->reg] = bits;
         break;
     }
+    if (mmx)
+        mmx_touch(c);
 }
 
 static void h_logic(struct x86 *c, const struct insn *i)
 {
-    available(c, false);
+    simd_available(c, false);
     union xmm b = simd_rm(c, i, 16, true), *a = &c->xmm[i->reg];
     for (unsigned n = 0; n < 2; n++) {
         switch (i->op & 0xff) {
@@ -179,7 +187,7 @@ static void h_logic(struct x86 *c, const struct insn *i)
 static void h_shuffle(struct x86 *c, const struct insn *i)
 {
     bool mmx = (i->op & 0xff) == 0x70 && !i->opsize && !i->rep;
-    available(c, mmx);
+    simd_available(c, mmx);
     unsigned imm = (unsigned)i->imm;
     union xmm b, *a = &c->xmm[i->reg], r;
     if (mmx) {
@@ -213,7 +221,7 @@ static void h_shuffle(struct x86 *c, const struct insn *i)
 /* UNPCKLPS and the like. */
 static void h_unpack(struct x86 *c, const struct insn *i)
 {
-    available(c, false);
+    simd_available(c, false);
     union xmm b = simd_rm(c, i, 16, true), a = c->xmm[i->reg], *r = &c->xmm[i->reg];
     unsigned high = i->op & 1;
     if (i->opsize) {
@@ -231,11 +239,12 @@ static void h_unpack(struct x86 *c, const struct insn *i)
 static void h_packed(struct x86 *c, const struct insn *i)
 {
     bool mmx = !i->opsize;
-    available(c, mmx);
+    simd_available(c, mmx);
     union xmm a = { { 0 } }, b = { { 0 } };
     if (mmx) {
         a.q[0] = mmx_get(c, i->reg & 7);
-        b.q[0] = i->mod == 3 ? mmx_get(c, i->rm & 7) : cpu_load(&c->cpu, ea(c, i), 8);
+        bool half = i->op >= MAP_0F + 0x60 && i->op <= MAP_0F + 0x62;
+        b.q[0] = i->mod == 3 ? mmx_get(c, i->rm & 7) : cpu_load(&c->cpu, ea(c, i), half ? 4 : 8);
     } else {
         a = c->xmm[i->reg];
         b = simd_rm(c, i, 16, true);
@@ -252,7 +261,7 @@ static void h_packed(struct x86 *c, const struct insn *i)
 static void h_shift_imm(struct x86 *c, const struct insn *i)
 {
     bool mmx = !i->opsize;
-    available(c, mmx);
+    simd_available(c, mmx);
     unsigned g = group(i), size = mmx ? 8 : 16;
     union xmm a = { { 0 } }, b = { .q = { (uint64_t)i->imm, 0 } };
     if (mmx)
@@ -281,21 +290,23 @@ static void h_shift_imm(struct x86 *c, const struct insn *i)
 
 static void h_mmx_move(struct x86 *c, const struct insn *i)
 {
-    available(c, true);
+    simd_available(c, true);
     unsigned op = i->op & 0xff;
     if (op == 0x6f)
         mmx_set(c, i->reg & 7,
                 i->mod == 3 ? mmx_get(c, i->rm & 7) : cpu_load(&c->cpu, ea(c, i), 8));
     else if (i->mod == 3)
         mmx_set(c, i->rm & 7, mmx_get(c, i->reg & 7));
-    else
+    else {
+        mmx_touch(c); /* even when the store faults */
         cpu_store(&c->cpu, ea(c, i), 8, mmx_get(c, i->reg & 7));
+    }
 }
 
 static void h_emms(struct x86 *c, const struct insn *i)
 {
     (void)i;
-    available(c, true);
+    simd_available(c, true);
     c->empty = 0xff;
     c->top = 0;
 }
@@ -307,13 +318,15 @@ static void h_fence(struct x86 *c, const struct insn *i)
     atomic_thread_fence(memory_order_seq_cst);
 }
 
-static x86_helper *group_ae(const struct insn *i)
+static x86_helper *group_ae(struct x86 *c, const struct insn *i)
 {
     unsigned g = group(i);
     if (i->mod == 3)
         return g >= 5 && !i->rep && !i->opsize ? h_fence : NULL;
     if (i->rep)
         return NULL;
+    if (i->opsize) /* CLWB, CLFLUSHOPT */
+        return g == 6 || g == 7 ? h_fence : NULL;
     switch (g) {
     case 0:
     case 1:
@@ -323,7 +336,9 @@ static x86_helper *group_ae(const struct insn *i)
         return h_mxcsr;
     case 4:
     case 5:
-        return h_xsave;
+        return has(c, FEATURE_XSAVE) ? h_xsave : NULL;
+    case 6:
+        return has(c, FEATURE_XSAVEOPT) ? h_xsave : NULL;
     case 7:
         return h_fence;
     default:
@@ -331,7 +346,7 @@ static x86_helper *group_ae(const struct insn *i)
     }
 }
 
-static x86_helper *map_0f(const struct insn *i)
+static x86_helper *map_0f(struct x86 *c, const struct insn *i)
 {
     unsigned op = i->op & 0xff;
     bool sse = i->opsize || i->rep;
@@ -372,7 +387,7 @@ static x86_helper *map_0f(const struct insn *i)
     case 0x7e:
         return i->rep == 0xf2 ? NULL : h_between;
     case 0xd6:
-        return i->opsize ? h_between : NULL;
+        return i->opsize || (i->rep && i->mod == 3) ? h_between : NULL;
     case 0x70:
     case 0xc6:
         return h_shuffle;
@@ -383,7 +398,7 @@ static x86_helper *map_0f(const struct insn *i)
     case 0x77:
         return sse ? NULL : h_emms;
     case 0xae:
-        return group_ae(i);
+        return group_ae(c, i);
     default:
         break;
     }
@@ -398,12 +413,11 @@ static x86_helper *map_0f(const struct insn *i)
 
 x86_helper *x86_find_sse(struct x86 *c, const struct insn *i)
 {
-    (void)c;
     if (i->op < MAP_38)
-        return map_0f(i);
-    if (i->op < MAP_3A && !i->rep)
-        return (i->op & 0xff) <= 0x0b || ((i->op & 0xff) >= 0x1c && (i->op & 0xff) <= 0x1e)
-                   ? h_packed
-                   : NULL;
-    return NULL;
+        return map_0f(c, i);
+    unsigned op = i->op & 0xff;
+    if (i->op < MAP_3A && !i->rep && (op <= 0x0b || (op >= 0x1c && op <= 0x1e)))
+        return has(c, FEATURE_SSSE3) ? h_packed : NULL;
+    x86_helper *fn = i->rep ? NULL : sse4_find(c, i);
+    return fn ? fn : crypto_find(c, i);
 }

@@ -4,7 +4,9 @@
 
 #include "x86.h"
 
+#include "f80.h"
 #include "insn.h"
+#include "models.h"
 
 enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI };
 enum { ES, CS, SS, DS, FS, GS, LDTR, TR };
@@ -56,6 +58,7 @@ enum {
     CR4_OSXMM = 1024,
     CR4_UMIP = 2048,
     CR4_FSGSBASE = 1 << 16,
+    CR4_PCIDE = 1 << 17,
     CR4_OSXSAVE = 1 << 18,
     CR4_SMEP = 1 << 20,
     CR4_SMAP = 1 << 21,
@@ -107,16 +110,13 @@ enum {
     K_FLAGS, /* nothing: RESULT holds the flags themselves */
 };
 
+/* Machine check banks, in which nothing is ever found. */
+enum { MCA_BANKS = 10 };
+
 struct segment {
     uint16_t selector;
     uint32_t limit; /* in bytes, expanded */
     uint32_t attr;  /* type and S, DPL, P (bits 0-7); AVL, L, D/B, G (bits 12-15) */
-};
-
-/* An x87 register: significand, sign and exponent. */
-struct f80 {
-    uint64_t m;
-    uint16_t e;
 };
 
 union xmm {
@@ -139,7 +139,7 @@ struct x86 {
     uint64_t eflags; /* without the arithmetic flags */
     uint64_t star, lstar, cstar, fmask, kernel_gs, tsc_aux, pat, misc_enable;
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip, tsc_offset, apic_base, xcr0;
-    uint64_t mtrr[40];
+    uint64_t mtrr[40], mca[2 + 4 * MCA_BANKS], spec_ctrl;
 
     int vector; /* of the exception on its way */
     uint32_t error;
@@ -156,7 +156,7 @@ struct x86 {
 
     const struct x86_bus *bus;
     void *machine;
-    const struct x86_model *model;
+    struct x86_cpu_type type;
     unsigned cpus;
 };
 
@@ -214,10 +214,16 @@ x86_helper *x86_find_sse(struct x86 *c, const struct insn *i);
 x86_helper *x86_find_system(struct x86 *c, const struct insn *i);
 x86_helper *x86_find_fpu(const struct insn *i);
 
-/* models.c */
+/* cpuid.c */
+uint32_t x86_signature(const struct x86_cpu_type *type);
 void x86_cpuid(struct x86 *c, uint32_t leaf, uint32_t sub, uint32_t out[4]);
 
 void x86_translate(struct cpu *cpu, struct block *block, unsigned limit);
+
+static inline bool has(const struct x86 *c, unsigned feature)
+{
+    return type_has(&c->type, feature);
+}
 
 static inline uint64_t width_mask(unsigned size)
 {

@@ -1,6 +1,8 @@
 /* Control registers, descriptor tables, ports, and who may touch them. */
 #include "system.h"
 
+#include "sse.h"
+
 static void privileged(struct x86 *c)
 {
     if (c->cpl)
@@ -81,15 +83,36 @@ static void set_cr0(struct x86 *c, uint64_t value)
     x86_update_mode(c);
 }
 
+static uint64_t known_cr4(const struct x86 *c)
+{
+    static const struct {
+        uint32_t bit;
+        unsigned feature;
+    } by_feature[] = {
+        { CR4_PGE, FEATURE_PGE },           { CR4_OSFXSR, FEATURE_FXSR },
+        { CR4_OSXMM, FEATURE_SSE },         { CR4_UMIP, FEATURE_UMIP },
+        { CR4_FSGSBASE, FEATURE_FSGSBASE }, { CR4_PCIDE, FEATURE_PCID },
+        { CR4_OSXSAVE, FEATURE_XSAVE },     { CR4_SMEP, FEATURE_SMEP },
+        { CR4_SMAP, FEATURE_SMAP },
+    };
+    uint64_t known = CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PCE;
+    for (size_t n = 0; n < sizeof by_feature / sizeof by_feature[0]; n++) {
+        if (has(c, by_feature[n].feature))
+            known |= by_feature[n].bit;
+    }
+    return known;
+}
+
 static void set_cr4(struct x86 *c, uint64_t value)
 {
-    uint64_t known = CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE |
-                     CR4_PCE | CR4_OSFXSR | CR4_OSXMM | CR4_UMIP | CR4_FSGSBASE | CR4_OSXSAVE |
-                     CR4_SMEP | CR4_SMAP;
-    if (value & ~known || (c->efer & EFER_LMA && !(value & CR4_PAE)))
+    bool wide = c->efer & EFER_LMA, pcid = value & CR4_PCIDE;
+    if (value & ~known_cr4(c) || (wide && !(value & CR4_PAE)) ||
+        (pcid && !(c->cr4 & CR4_PCIDE) && (!wide || c->cr3 & 0xfff)))
         x86_raise_code(c, X_GP, 0);
+    uint64_t changed = c->cr4 ^ value;
     c->cr4 = value;
-    cpu_flush(&c->cpu);
+    if (changed & (CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP))
+        cpu_flush(&c->cpu);
     x86_update_mode(c);
 }
 
@@ -130,6 +153,8 @@ void h_mov_cr(struct x86 *c, const struct insn *i)
         c->cr2 = v;
         break;
     case 3:
+        if (v & (c->efer & EFER_LMA ? (uint64_t)0x7fff0000000000 << 8 : 0))
+            x86_raise_code(c, X_GP, 0);
         c->cr3 = v & ~((uint64_t)1 << 63);
         cpu_flush(&c->cpu);
         break;
@@ -306,16 +331,19 @@ static void special(struct x86 *c, const struct insn *i)
     switch (i->modrm) {
     case 0xca:
     case 0xcb:
-        privileged(c);
+        if (!has(c, FEATURE_SMAP))
+            x86_raise(c, X_UD);
+        if (c->cpl)
+            x86_raise(c, X_UD);
         c->eflags = i->modrm & 1 ? c->eflags | F_AC : c->eflags & ~(uint64_t)F_AC;
         x86_update_mode(c);
         break;
     case 0xd0:
         if (!(c->cr4 & CR4_OSXSAVE))
             x86_raise(c, X_UD);
-        if ((uint32_t)c->cpu.r[RCX])
+        if ((uint32_t)c->cpu.r[RCX] > has(c, FEATURE_XGETBV1))
             x86_raise_code(c, X_GP, 0);
-        c->cpu.r[RAX] = c->xcr0;
+        c->cpu.r[RAX] = (uint32_t)c->cpu.r[RCX] ? c->xcr0 & x86_xinuse(c) : c->xcr0;
         c->cpu.r[RDX] = 0;
         break;
     case 0xd1:
@@ -336,6 +364,8 @@ static void special(struct x86 *c, const struct insn *i)
         c->kernel_gs = t;
         break;
     case 0xf9:
+        if (!has(c, FEATURE_RDTSCP))
+            x86_raise(c, X_UD);
         h_rdtsc(c, i);
         c->cpu.r[RCX] = (uint32_t)c->tsc_aux;
         break;
@@ -441,9 +471,24 @@ void h_rdpid(struct x86 *c, const struct insn *i)
     c->cpu.r[i->rm] = (uint32_t)c->tsc_aux;
 }
 
+/* The four types differ in what they may keep; we keep less. */
+static void h_invpcid(struct x86 *c, const struct insn *i)
+{
+    privileged(c);
+    uint64_t type = reg_read(c, i, i->reg, i->is64 ? 8 : 4), at = ea(c, i);
+    uint64_t pcid = cpu_load(&c->cpu, at, 8), address = cpu_load(&c->cpu, at + 8, 8);
+    bool canonical = (uint64_t)((int64_t)(address << 16) >> 16) == address;
+    if (type > 3 || pcid >> 12 || (type == 0 && !canonical) ||
+        (pcid && type < 2 && !(c->cr4 & CR4_PCIDE)))
+        x86_raise_code(c, X_GP, 0);
+    if (type == 0)
+        cpu_flush_page(&c->cpu, address);
+    else
+        cpu_flush(&c->cpu);
+}
+
 x86_helper *x86_find_system(struct x86 *c, const struct insn *i)
 {
-    (void)c;
     switch (i->op) {
     case 0x06:
     case 0x0e:
@@ -544,7 +589,10 @@ x86_helper *x86_find_system(struct x86 *c, const struct insn *i)
     case 0x1ae:
         return i->mod == 3 && i->rep == 0xf3 && group(i) < 4 ? h_fsgsbase : NULL;
     case 0x1c7:
-        return i->mod == 3 && i->rep == 0xf3 && group(i) == 7 ? h_rdpid : NULL;
+        return i->mod == 3 && i->rep == 0xf3 && group(i) == 7 && has(c, FEATURE_RDPID) ? h_rdpid
+                                                                                       : NULL;
+    case MAP_38 + 0x82:
+        return i->opsize && i->mod != 3 && has(c, FEATURE_INVPCID) ? h_invpcid : NULL;
     default:
         return NULL;
     }

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "models.h"
 #include "state.h"
+#include "system.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -24,11 +25,9 @@ static const struct cpu_guest guest = {
 struct x86 *x86_new(struct memory *memory, const struct x86_bus *bus, void *machine,
                     const char *model, unsigned number, struct error **err)
 {
-    const struct x86_model *m = x86_model_find(model);
-    if (!m) {
-        error_set(err, EINVAL, "There is no CPU model '%s'; there are max and qemu64", model);
+    struct x86_cpu_type type;
+    if (x86_type_parse(&type, model, err))
         return NULL;
-    }
     struct x86 *c = calloc(1, sizeof *c);
     if (!c) {
         error_set(err, ENOMEM, "CPU %u: no memory left", number);
@@ -38,7 +37,7 @@ struct x86 *x86_new(struct memory *memory, const struct x86_bus *bus, void *mach
     c->cpu.id = number;
     c->bus = bus;
     c->machine = machine;
-    c->model = m;
+    c->type = type;
     c->cpus = 1;
     if (cpu_init(&c->cpu, memory)) {
         error_set(err, ENOMEM, "CPU %u: no memory left", number);
@@ -46,6 +45,7 @@ struct x86 *x86_new(struct memory *memory, const struct x86_bus *bus, void *mach
         return NULL;
     }
     c->pat = 0x0007040600070406;
+    c->misc_enable = 1; /* fast strings: Linux forgets ERMS without, though not FSRM */
     x86_reset(c);
     return c;
 }
@@ -84,7 +84,7 @@ void x86_reset(struct x86 *c)
     for (unsigned s = ES; s <= TR; s++)
         seg_set(c, s, 0, 0, 0xffff, s == LDTR ? 0x82 : s == TR ? 0x8b : 0x93);
     seg_set(c, CS, 0xf000, 0xffff0000, 0xffff, 0x9b);
-    c->cpu.r[RDX] = c->model->family << 8 | c->model->stepping;
+    c->cpu.r[RDX] = x86_signature(&c->type);
     c->cpu.r[IR_PC] = 0xfff0;
     c->mxcsr = 0x1f80;
     c->fcw = 0x40;
@@ -105,6 +105,11 @@ void x86_wait(struct x86 *c)
 enum cpu_exit x86_run(struct x86 *x86)
 {
     return cpu_run(&x86->cpu);
+}
+
+uint64_t x86_time_stamp(struct x86 *x86)
+{
+    return x86_tsc(x86);
 }
 
 void x86_nmi(struct x86 *x86)

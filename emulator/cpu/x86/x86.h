@@ -34,16 +34,21 @@ struct x86_bus {
     uint64_t (*now)(void *machine);
 };
 
-/* `model` NULL: "max". The number is the local APIC's too. NULL and an error when the model is unknown. */
+/* `model` as QEMU's -cpu takes it: "MODEL,+feature,-feature,feature=on|off"; NULL: "max". The number is the local APIC's too. NULL and an error when the model is unknown. */
 struct x86 *x86_new(struct memory *memory, const struct x86_bus *bus, void *machine,
                     const char *model, unsigned number, struct error **err);
 void x86_free(struct x86 *x86);
+/* For a list: the name of model or feature number n, NULL behind the last one. */
+const char *x86_model_name(size_t n, const char **brand);
+const char *x86_feature_name(size_t n);
 /* How many CPUs CPUID speaks of; 1 unless said. */
 void x86_set_topology(struct x86 *x86, unsigned cpus);
 void x86_reset(struct x86 *x86); /* power on */
 void x86_wait(struct x86 *x86);  /* halted, for INIT and SIPI: every CPU but the first */
 enum cpu_exit x86_run(struct x86 *x86);
 struct cpu *x86_cpu(struct x86 *x86); /* for cpu_stop(), cpu_line() */
+/* The time stamp counter, on the CPU's own thread: for its local APIC's deadline. */
+uint64_t x86_time_stamp(struct x86 *x86);
 
 /* From any thread: what a local APIC hands on. */
 void x86_nmi(struct x86 *x86);
