@@ -79,7 +79,8 @@ static bool segmented(struct tr *t)
     unsigned mode = t->c->cpu.mode;
     if (mode & M_64)
         return t->i.seg >= FS;
-    return !(mode & M_FLAT) || t->i.seg >= FS;
+    /* Flat says nothing of CS: in real mode code is far from data whose segments are 0. */
+    return !(mode & M_FLAT) || t->i.seg >= FS || t->i.seg == CS;
 }
 
 /* The linear address is slot + *disp. */
