@@ -60,7 +60,7 @@ static bool segmented(struct tr *t)
     unsigned mode = t->c->cpu.mode;
     if (mode & M_64)
         return t->i.seg >= FS;
-    return !(mode & M_FLAT) || t->i.seg >= FS;
+    return !(mode & M_FLAT) || t->i.seg >= FS || t->i.seg == CS; /* flat says nothing of CS */
 }
 
 /* The linear address is slot + *disp. */
