@@ -6,6 +6,8 @@
 
 void blob_add(struct blob *b, const void *bytes, size_t length)
 {
+    if (!length)
+        return;
     if (b->failed || vector_reserve(b, b->len + length)) {
         b->failed = true;
         return;
@@ -16,6 +18,8 @@ void blob_add(struct blob *b, const void *bytes, size_t length)
 
 void blob_zero(struct blob *b, size_t length)
 {
+    if (!length)
+        return;
     if (b->failed || vector_reserve(b, b->len + length)) {
         b->failed = true;
         return;
