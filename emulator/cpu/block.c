@@ -28,11 +28,6 @@ void block_cache_free(struct block_cache *cache)
     free(cache);
 }
 
-void block_forget_recent(struct block_cache *cache)
-{
-    memset(cache->recent, 0, sizeof cache->recent);
-}
-
 static unsigned hash(uint64_t physical, uint64_t pc, uint32_t mode)
 {
     uint64_t h = (physical ^ (pc << 7) ^ ((uint64_t)mode << 21)) * 0x9e3779b97f4a7c15u;
@@ -54,7 +49,7 @@ static void empty(struct block_cache *cache)
 {
     memset(cache->hash, 0, sizeof cache->hash);
     memset(cache->pages, 0, sizeof cache->pages);
-    block_forget_recent(cache);
+    memset(cache->recent, 0, sizeof cache->recent);
     cache->used = 0;
     cache->generation++;
 }
@@ -125,18 +120,6 @@ static struct block *translate(struct cpu *cpu, uint64_t linear, uint64_t physic
     return block;
 }
 
-/* The page has become code: stores to it may not take the fast way any more. */
-static void protect(struct cpu *cpu, uint64_t physical)
-{
-    for (unsigned mode = 0; mode < TLB_MODES; mode++) {
-        for (unsigned i = 0; i < TLB_SIZE; i++) {
-            struct tlb_entry *e = &cpu->tlbs[mode][i];
-            if (e->physical == (physical & GUEST_PAGE_MASK))
-                e->tag[CPU_WRITE] |= TLB_SLOW;
-        }
-    }
-}
-
 static bool has_blocks(struct block_cache *cache, uint64_t physical)
 {
     uint64_t page = physical & GUEST_PAGE_MASK;
@@ -149,6 +132,14 @@ static bool has_blocks(struct block_cache *cache, uint64_t physical)
     return false;
 }
 
+static struct block *recent(struct cpu *cpu, struct block *block)
+{
+    block->add = cpu->tlb[(block->linear >> GUEST_PAGE_BITS) & (TLB_SIZE - 1)].add;
+    if (!block->physical2 && block->add)
+        cpu->blocks->recent[block_slot(block->pc)] = block;
+    return block;
+}
+
 struct block *block_get(struct cpu *cpu)
 {
     struct block_cache *cache = cpu->blocks;
@@ -158,28 +149,25 @@ struct block *block_get(struct cpu *cpu)
     struct block *block = NULL;
     if (!cpu->single) {
         for (block = cache->hash[hash(physical, pc, cpu->mode)]; block; block = block->hash_next) {
-            if (block->physical != physical || block->pc != pc || block->mode != cpu->mode ||
-                block->dead)
+            if (block->physical != physical || block->pc != pc || block->linear != linear ||
+                block->mode != cpu->mode || block->dead)
                 continue;
             if (!block->physical2 || cpu_physical(cpu, (linear & GUEST_PAGE_MASK) + GUEST_PAGE_SIZE,
                                                   CPU_EXECUTE) == block->physical2)
                 break;
         }
     }
-    if (block) {
-        cache->recent[block_slot(pc)] = block;
-        return block;
-    }
+    if (block)
+        return recent(cpu, block);
     bool fresh = !cpu->single && !has_blocks(cache, physical);
     block = translate(cpu, linear, physical);
     if (cpu->single)
         return block;
     if (fresh)
-        protect(cpu, physical);
+        cpu_protect(cpu, physical);
     if (block->physical2)
-        protect(cpu, block->physical2);
-    cache->recent[block_slot(pc)] = block;
-    return block;
+        cpu_protect(cpu, block->physical2);
+    return recent(cpu, block);
 }
 
 void block_link(struct block *from, unsigned exit, struct block *to)
@@ -256,7 +244,5 @@ bool block_drop(struct cpu *cpu, uint64_t physical, uint64_t length)
             link = &block->page_next[at & 1];
         }
     }
-    if (any)
-        block_forget_recent(cache);
     return any;
 }

@@ -4,7 +4,7 @@
  * 1. A live block's bytes have not changed: pages with blocks carry a mark in the memory map, and a store to
  *    one takes the slow way, which drops the blocks it overlaps.
  * 2. chain[] leads only to live blocks in the same page, so a changed mapping of the page leaves
- *    no wrong chain behind; other exits look in `recent`, which a TLB flush empties.
+ *    no wrong chain behind; other exits look in `recent`, and ask the TLB whether the page is still there.
  * 3. Memory of dead blocks is taken back only when the whole cache is emptied, between blocks.
  */
 #ifndef CPU_BLOCK_H
@@ -17,6 +17,7 @@ enum { BLOCK_OPS = 1024, BLOCK_ARGS = 16384 };
 
 struct block {
     uint64_t pc, linear, physical;
+    uintptr_t add;      /* of the page's TLB entry when it was last looked up there */
     uint64_t physical2; /* of the second page, when the first instruction crosses; else 0 */
     uint32_t mode;
     uint16_t size;  /* guest bytes */
@@ -56,7 +57,6 @@ void block_link(struct block *from, unsigned exit, struct block *to);
 /* Drops what overlaps these physical bytes of one page; true when there was any. */
 bool block_drop(struct cpu *cpu, uint64_t physical, uint64_t length);
 bool block_overlaps(struct cpu *cpu, const struct block *block, uint64_t physical, uint64_t length);
-void block_forget_recent(struct block_cache *cache);
 
 /* Runs from the block until somebody is wanted outside. Returns the block whose exit was taken
  * (and in *exit which one, for chaining), or NULL. */

@@ -29,13 +29,35 @@ enum cpu_exit { CPU_EXIT_STOPPED, CPU_EXIT_RESET /* the guest asks for a reset: 
 
 enum { CPU_READ, CPU_WRITE, CPU_EXECUTE };
 
-enum { TLB_BITS = 9, TLB_SIZE = 1 << TLB_BITS, TLB_MODES = 3, TLB_SLOW = 1, TLB_NONE = 2 };
+enum { TLB_BITS = 11, TLB_SIZE = 1 << TLB_BITS, TLB_MODES = 3, TLB_SLOW = 1, TLB_NONE = 2 };
+enum { TLB_FILLED = 1024, HOST_PAGES = 512 };
 
 /* A tag is the page's address; with a low bit set it matches no access, so the slow way is taken. */
 struct tlb_entry {
     uint64_t tag[3];
     uintptr_t add; /* host address minus guest address */
-    uint64_t physical;
+};
+
+/* Which entries a flush has to empty; when there are too many, all. */
+struct tlb_filled {
+    unsigned count;
+    uint16_t at[TLB_FILLED];
+};
+
+struct memory_region;
+
+/* Where a physical page lies: host is NULL when it is not RAM or ROM as a whole. */
+struct host_page {
+    uint64_t page;
+    uint8_t *host;
+    const struct memory_region *region;
+};
+
+/* What a walk says beside the rights. */
+enum {
+    CPU_GLOBAL = 1 << 3, /* stays when the address space changes */
+    CPU_LARGE = 1 << 4,  /* part of a page of 2 or 4 MiB */
+    CPU_HUGE = 1 << 5,   /* of 1 GiB */
 };
 
 struct block;
@@ -80,6 +102,10 @@ struct cpu {
     uint64_t drops[16];
     unsigned n_drops;
 
+    uint64_t large[16], huge; /* hashes of addresses: some page there may be part of a large one */
+    struct tlb_filled filled[2]; /* local, global */
+    struct host_page host_pages[HOST_PAGES];
+    uint64_t tlb_physical[TLB_MODES][TLB_SIZE];
     struct tlb_entry tlbs[TLB_MODES][TLB_SIZE];
 };
 
@@ -92,6 +118,12 @@ enum cpu_exit cpu_run(struct cpu *cpu);
 /* The CPU that runs on this thread, or NULL. */
 struct cpu *cpu_current(void);
 
+/* On the CPU's own thread, where nobody need be woken. */
+static inline void cpu_request_self(struct cpu *cpu, unsigned requests)
+{
+    atomic_fetch_or_explicit(&cpu->request, requests, memory_order_relaxed);
+}
+
 /* From any thread. */
 void cpu_request(struct cpu *cpu, unsigned requests);
 void cpu_request_drop(struct cpu *cpu, uint64_t page);
@@ -102,6 +134,12 @@ void cpu_line(struct cpu *cpu, bool up);
 /* Inside the CPU's thread. */
 _Noreturn void cpu_raise(struct cpu *cpu); /* to guest->deliver, at the current instruction */
 void cpu_flush(struct cpu *cpu);           /* the whole TLB */
+void cpu_flush_local(struct cpu *cpu);     /* all but global pages */
+void cpu_forget_map(struct cpu *cpu);      /* the memory map has changed */
+/* The page has become code: stores to it may not take the fast way any more. */
+void cpu_protect(struct cpu *cpu, uint64_t physical);
+/* A page table's page in the host, or NULL. */
+uint8_t *cpu_ram(struct cpu *cpu, uint64_t physical, bool write);
 void cpu_flush_page(struct cpu *cpu, uint64_t address);
 uint64_t cpu_pc(struct cpu *cpu); /* of the current instruction, inside a helper */
 void cpu_set_tlb_mode(struct cpu *cpu, unsigned mode);

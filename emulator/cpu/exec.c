@@ -114,6 +114,25 @@
 
 #define LABEL(n) &&n,
 
+/* Somebody wants the CPU outside. */
+static inline bool wanted(struct cpu *cpu)
+{
+    return atomic_load_explicit(&cpu->request, memory_order_relaxed) & ~(unsigned)CPU_REQUEST_LINE;
+}
+
+/* The block at a program counter, when it was there lately and its page is still mapped to the same memory.
+ * base: what is added to program counters (32 bits of it count). */
+static inline struct block *jump_target(struct cpu *cpu, uint64_t pc, uint32_t mode, uint64_t base)
+{
+    struct block *to = cpu->blocks->recent[block_slot(pc)];
+    if (!to || to->pc != pc || to->mode != mode || to->dead ||
+        (uint32_t)(to->linear - to->pc) != (uint32_t)base)
+        return NULL;
+    const struct tlb_entry *e = &cpu->tlb[(to->linear >> GUEST_PAGE_BITS) & (TLB_SIZE - 1)];
+    bool same = e->tag[CPU_EXECUTE] == (to->linear & GUEST_PAGE_MASK) && e->add == to->add;
+    return same ? to : NULL;
+}
+
 struct block *exec_run(struct cpu *cpu, struct block *block, unsigned *exit)
 {
     static const void *const labels[] = { IR_OPS(LABEL) };
@@ -190,29 +209,32 @@ EXIT:
     *exit = 0;
 follow:;
     struct block *to = block->chain[*exit];
-    if (__builtin_expect(!to || atomic_load_explicit(&cpu->request, memory_order_relaxed) & ~8u,
-                         0)) {
-        to = cpu->blocks->recent[block_slot(r[IR_PC])];
-        if (!to || to->pc != r[IR_PC] || to->mode != block->mode || to->dead ||
-            ((to->linear ^ block->linear) & GUEST_PAGE_MASK) == 0 ||
-            atomic_load_explicit(&cpu->request, memory_order_relaxed) & ~8u)
+    if (__builtin_expect(!to || wanted(cpu), 0)) {
+        to =
+            wanted(cpu) ? NULL : jump_target(cpu, r[IR_PC], block->mode, block->linear - block->pc);
+        /* One in the same page that is no chain yet becomes one in the main loop. */
+        if (!to || (!block->chain[*exit] && ((to->linear ^ block->linear) & GUEST_PAGE_MASK) == 0))
             return block->dead || block == &cpu->blocks->scratch ? NULL : block;
     }
+enter:
     block = to;
     cpu->instructions += block->count;
     ip = block->ops;
     goto *labels[ip->op];
 EXITR:
     r[IR_PC] = OPA;
-    to = cpu->blocks->recent[block_slot(OPA)];
-    if (to && to->pc == r[IR_PC] && to->mode == block->mode && !to->dead &&
-        !(atomic_load_explicit(&cpu->request, memory_order_relaxed) & ~8u)) {
-        block = to;
-        cpu->instructions += block->count;
-        ip = block->ops;
-        goto *labels[ip->op];
+    if (!wanted(cpu)) {
+        to = jump_target(cpu, r[IR_PC], block->mode, block->linear - block->pc);
+        if (to)
+            goto enter;
     }
     return NULL;
 LEAVE:
+    if (!wanted(cpu)) {
+        uint64_t base = cpu->guest->linear_pc(cpu, r[IR_PC]) - r[IR_PC];
+        to = jump_target(cpu, r[IR_PC], cpu->mode, base);
+        if (to)
+            goto enter;
+    }
     return NULL;
 }

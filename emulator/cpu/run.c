@@ -20,7 +20,8 @@ int cpu_init(struct cpu *cpu, struct memory *memory)
     pthread_mutex_init(&cpu->lock, NULL);
     pthread_cond_init(&cpu->wake, NULL);
     cpu_set_tlb_mode(cpu, 0);
-    cpu_flush(cpu);
+    cpu->filled[0].count = TLB_FILLED + 1; /* whatever is there */
+    cpu_forget_map(cpu);
     int ret = memory_attach(memory, cpu);
     if (ret)
         block_cache_free(cpu->blocks);
@@ -114,7 +115,7 @@ static bool attend(struct cpu *cpu)
         unsigned requests = atomic_fetch_and(
             &cpu->request, ~(unsigned)(CPU_REQUEST_RETRY | CPU_REQUEST_FLUSH | CPU_REQUEST_DROP));
         if (requests & CPU_REQUEST_FLUSH)
-            cpu_flush(cpu);
+            cpu_forget_map(cpu);
         if (requests & CPU_REQUEST_DROP)
             drop_pages(cpu);
         if (requests & CPU_REQUEST_STOP) {

@@ -276,7 +276,7 @@ void h_trap(struct x86 *c, const struct insn *i)
 {
     (void)i;
     c->trap = true;
-    cpu_request(&c->cpu, CPU_REQUEST_RETRY);
+    cpu_request_self(&c->cpu, CPU_REQUEST_RETRY);
 }
 
 /* INT n, INT3, INTO, INT1. */
@@ -400,5 +400,5 @@ void h_hlt(struct x86 *c, const struct insn *i)
     if (c->cpl)
         x86_raise_code(c, X_GP, 0);
     c->cpu.halted = true;
-    cpu_request(&c->cpu, CPU_REQUEST_RETRY);
+    cpu_request_self(&c->cpu, CPU_REQUEST_RETRY);
 }

@@ -62,15 +62,20 @@ void flags_set_arith(struct x86 *c, uint64_t flags)
     c->cpu.r[IR_RESULT] = flags & F_ARITH;
 }
 
+/* Interrupts may be allowed now: one that waits is looked at again. One that comes later says so itself. */
+void let_in(struct x86 *c)
+{
+    if (c->eflags & F_I && atomic_load(&c->cpu.request) & CPU_REQUEST_LINE)
+        cpu_request_self(&c->cpu, CPU_REQUEST_RETRY);
+}
+
 /* Takes the bits of `mask` from `flags`, as POPF and IRET do. */
 void flags_load(struct x86 *c, uint64_t flags, uint64_t mask)
 {
     flags = (flags_all(c) & ~mask) | (flags & mask);
     flags_set_arith(c, flags);
-    bool was = c->eflags & F_I;
     c->eflags = flags & ~(uint64_t)(F_ARITH | 0xffc0802a);
-    if (!was && c->eflags & F_I)
-        cpu_request(&c->cpu, CPU_REQUEST_RETRY);
+    let_in(c);
     x86_update_mode(c);
 }
 

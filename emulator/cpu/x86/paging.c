@@ -1,7 +1,7 @@
 /* Page walks: 32-bit, PAE and four levels, with what CR0, CR4 and EFER say of rights. */
 #include "state.h"
 
-enum { P = 1, RW = 2, US = 4, ACCESSED = 32, DIRTY = 64, PS = 128 };
+enum { P = 1, RW = 2, US = 4, ACCESSED = 32, DIRTY = 64, PS = 128, GLOBAL = 256 };
 #define NX      ((uint64_t)1 << 63)
 #define ADDRESS 0x000ffffffffff000u
 
@@ -33,8 +33,7 @@ static bool mark(struct x86 *c, uint64_t at, uint64_t entry, uint64_t bits, unsi
 {
     if ((entry & bits) == bits)
         return true;
-    uint64_t length;
-    void *host = memory_host(c->cpu.memory, at, true, &length);
+    void *host = cpu_ram(&c->cpu, at, true);
     if (!host)
         return true;
     if (size == 4) {
@@ -48,9 +47,9 @@ static bool mark(struct x86 *c, uint64_t at, uint64_t entry, uint64_t bits, unsi
 
 static uint64_t entry_read(struct x86 *c, uint64_t at, unsigned size)
 {
-    uint64_t length, value = 0;
-    const void *host = memory_host(c->cpu.memory, at, false, &length);
-    if (host && length >= size)
+    uint64_t value = 0;
+    const void *host = cpu_ram(&c->cpu, at, false);
+    if (host)
         memcpy(&value, host, size);
     return value;
 }
@@ -76,6 +75,11 @@ static unsigned judge(const struct walk *w, uint64_t all, uint64_t nx, bool dirt
     return rights;
 }
 
+static unsigned global(const struct x86 *c, uint64_t entry)
+{
+    return entry & GLOBAL && c->cr4 & CR4_PGE ? CPU_GLOBAL : 0;
+}
+
 static uint64_t walk32(const struct walk *w, unsigned *rights)
 {
     struct x86 *c = w->c;
@@ -86,7 +90,7 @@ static uint64_t walk32(const struct walk *w, unsigned *rights)
         if (!(e1 & P))
             fault(w, 0);
         if (e1 & PS && c->cr4 & CR4_PSE) {
-            *rights = judge(w, e1, 0, e1 & DIRTY);
+            *rights = judge(w, e1, 0, e1 & DIRTY) | global(c, e1) | CPU_LARGE;
             if (mark(c, at1, e1, bits, 4))
                 return (e1 & 0xffc00000) | (e1 >> 13 & 0xff) << 32 | (w->address & 0x3fffff);
             continue;
@@ -97,7 +101,7 @@ static uint64_t walk32(const struct walk *w, unsigned *rights)
             mark(c, at1, e1, ACCESSED, 4);
             fault(w, 0);
         }
-        *rights = judge(w, e1 & e2, 0, e2 & DIRTY);
+        *rights = judge(w, e1 & e2, 0, e2 & DIRTY) | global(c, e2);
         if (mark(c, at1, e1, ACCESSED, 4) && mark(c, at2, e2, bits, 4))
             return (e2 & 0xfffff000) | (w->address & 0xfff);
     }
@@ -118,7 +122,8 @@ again:;
         uint64_t at = table + index * 8, e = entry_read(c, at, 8);
         if (!(e & P))
             fault(w, 0);
-        if (e & (!four && level == 2 ? 0 : reserved) || (e & PS && level == 3))
+        if (e & (!four && level == 2 ? 0 : reserved) ||
+            (e & PS && (level == 3 || (level == 2 && four && !has(c, FEATURE_1G)))))
             fault(w, P | 8);
         if (four || level < 2) {
             all &= e;
@@ -134,7 +139,10 @@ again:;
         uint64_t offset = ((uint64_t)1 << shift) - 1;
         if (level && e & offset & ADDRESS & ~(uint64_t)0x1000)
             fault(w, P | 8);
-        *rights = judge(w, all, nx, e & DIRTY);
+        *rights = judge(w, all, nx, e & DIRTY) | global(c, e) |
+                  (level == 2   ? CPU_HUGE
+                   : level == 1 ? CPU_LARGE
+                                : 0);
         if (!mark(c, at, e, bits, 8))
             goto again;
         return (e & ADDRESS & ~offset) | (w->address & offset);

@@ -41,8 +41,6 @@ void seg_set(struct x86 *c, unsigned s, uint16_t selector, uint64_t base, uint32
     c->seg[s] = (struct segment){ .selector = selector, .limit = limit, .attr = attr };
     c->base[s] = base;
     if (s <= GS) {
-        if (s == CS && c->cpu.r[BASE + CS] != base)
-            cpu_request(&c->cpu, CPU_REQUEST_FLUSH); /* blocks are found by offset in between */
         c->cpu.r[BASE + s] = base;
     }
     x86_update_mode(c);

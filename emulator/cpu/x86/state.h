@@ -175,6 +175,7 @@ x86_helper h_int, h_iret, h_ud, h_hlt, h_trap, h_gp;
 uint64_t flags_arith(struct x86 *c);
 uint64_t flags_all(struct x86 *c);
 void flags_set_arith(struct x86 *c, uint64_t flags);
+void let_in(struct x86 *c);
 void flags_load(struct x86 *c, uint64_t flags, uint64_t mask);
 bool flags_condition(struct x86 *c, unsigned condition);
 uint64_t v_condition(struct cpu *cpu, uint64_t condition, uint64_t unused);

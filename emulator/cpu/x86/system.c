@@ -156,7 +156,7 @@ void h_mov_cr(struct x86 *c, const struct insn *i)
         if (v & (c->efer & EFER_LMA ? (uint64_t)0x7fff0000000000 << 8 : 0))
             x86_raise_code(c, X_GP, 0);
         c->cr3 = v & ~((uint64_t)1 << 63);
-        cpu_flush(&c->cpu);
+        cpu_flush_local(&c->cpu);
         break;
     case 4:
         set_cr4(c, v);
@@ -256,7 +256,7 @@ void h_cli_sti(struct x86 *c, const struct insn *i)
     } else if (!(c->eflags & F_I)) {
         c->eflags |= F_I;
         c->shadow = true;
-        cpu_request(&c->cpu, CPU_REQUEST_RETRY);
+        cpu_request_self(&c->cpu, CPU_REQUEST_RETRY);
     }
 }
 
@@ -483,8 +483,10 @@ static void h_invpcid(struct x86 *c, const struct insn *i)
         x86_raise_code(c, X_GP, 0);
     if (type == 0)
         cpu_flush_page(&c->cpu, address);
-    else
+    else if (type == 2)
         cpu_flush(&c->cpu);
+    else
+        cpu_flush_local(&c->cpu);
 }
 
 x86_helper *x86_find_system(struct x86 *c, const struct insn *i)
