@@ -45,22 +45,28 @@
     ARITH(n, o, family, rec, 8)   \
     ARITH(n, o, family, rec, 16) ARITH(n, o, family, rec, 32) ARITH(n, o, family, rec, 64)
 
-#define PLAIN(w)                                  \
-    SHLI##w : DST = (U(w))((U(w))OPA << IMM);     \
-    NEXT;                                         \
-    SHRI##w : DST = (U(w))((U(w))OPA >> IMM);     \
-    NEXT;                                         \
-    SARI##w : DST = (U(w))((S(w))OPA >> IMM);     \
-    NEXT;                                         \
-    MOV##w : DST = (U(w))OPA;                     \
-    NEXT;                                         \
-    SEXT##w : DST = (uint64_t)(int64_t)(S(w))OPA; \
-    NEXT;                                         \
-    MUL##w : DST = (U(w))(OPA * OPB);             \
-    NEXT;                                         \
-    RECORD##w : r[IR_KIND] = IMM;                 \
-    r[IR_SECOND] = (U(w))OPB;                     \
-    r[IR_RESULT] = (U(w))OPA;                     \
+#define PLAIN(w)                                                   \
+    SHLI##w : DST = (U(w))((U(w))OPA << IMM);                      \
+    NEXT;                                                          \
+    SHRI##w : DST = (U(w))((U(w))OPA >> IMM);                      \
+    NEXT;                                                          \
+    SARI##w : DST = (U(w))((S(w))OPA >> IMM);                      \
+    NEXT;                                                          \
+    SHL##w : DST = (U(w))((uint64_t)(U(w))OPA << (OPB & (w - 1))); \
+    NEXT;                                                          \
+    SHR##w : DST = (U(w))((U(w))OPA >> (OPB & (w - 1)));           \
+    NEXT;                                                          \
+    SAR##w : DST = (U(w))((S(w))OPA >> (OPB & (w - 1)));           \
+    NEXT;                                                          \
+    MOV##w : DST = (U(w))OPA;                                      \
+    NEXT;                                                          \
+    SEXT##w : DST = (uint64_t)(int64_t)(S(w))OPA;                  \
+    NEXT;                                                          \
+    MUL##w : DST = (U(w))(OPA * OPB);                              \
+    NEXT;                                                          \
+    RECORD##w : r[IR_KIND] = IMM;                                  \
+    r[IR_SECOND] = (U(w))OPB;                                      \
+    r[IR_RESULT] = (U(w))OPA;                                      \
     NEXT;
 
 #define MEMORY(w)                                                                             \

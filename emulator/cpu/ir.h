@@ -38,6 +38,7 @@ enum { IR_KIND_ADD, IR_KIND_SUB, IR_KIND_LOGIC, IR_KIND_GUEST };
 #define IR_OPS(X)                                                                   \
     IR_ARITH(X, ADD) IR_ARITH(X, SUB) IR_ARITH(X, AND) IR_ARITH(X, OR) IR_ARITH(X, XOR) \
     IR_4(X, SHLI) IR_4(X, SHRI) IR_4(X, SARI) /* imm below the width */              \
+    IR_4(X, SHL) IR_4(X, SHR) IR_4(X, SAR)    /* by b, modulo the width */           \
     IR_4(X, MOV) X(MOVI) IR_4(X, SEXT)        /* zero, sign extension to 64 */       \
     IR_4(X, MUL)                                                                     \
     IR_4(X, PUT) X(PUTH)   /* d's low part, bits 8-15: from a */                     \

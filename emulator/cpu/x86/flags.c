@@ -45,6 +45,9 @@ uint64_t flags_arith(struct x86 *c)
     case K_SAR:
         f |= b & 1;
         break;
+    case K_MUL:
+        f |= b ? F_C | F_O : 0;
+        break;
     default:
         break;
     }
@@ -79,48 +82,53 @@ void flags_load(struct x86 *c, uint64_t flags, uint64_t mask)
     x86_update_mode(c);
 }
 
+/* The carry alone, without working out the rest. */
+uint64_t flags_carry(struct x86 *c)
+{
+    const uint64_t *r = c->cpu.r;
+    uint64_t mask = width_mask(1u << (r[IR_KIND] & 3)), res = r[IR_RESULT], b = r[IR_SECOND];
+    switch (r[IR_KIND] >> 2) {
+    case IR_KIND_ADD:
+        return res < b;
+    case IR_KIND_SUB:
+        return ((res + b) & mask) < b;
+    case IR_KIND_LOGIC:
+        return 0;
+    case K_ADC1:
+        return res <= b;
+    case K_SBB1:
+        return ((res + b + 1) & mask) <= b;
+    default:
+        return flags_arith(c) & F_C;
+    }
+}
+
 bool flags_condition(struct x86 *c, unsigned condition)
 {
-    uint64_t f = flags_arith(c);
-    bool s = f & F_S, o = f & F_O, yes;
+    uint64_t res = c->cpu.r[IR_RESULT];
+    bool plain = c->cpu.r[IR_KIND] >> 2 != K_FLAGS, yes;
     switch (condition >> 1) {
-    case 0:
-        yes = o;
-        break;
     case 1:
-        yes = f & F_C;
+        yes = flags_carry(c);
         break;
     case 2:
-        yes = f & F_Z;
+        yes = plain ? !res : res & F_Z;
         break;
     case 3:
-        yes = f & (F_C | F_Z);
+        yes = plain ? !res || flags_carry(c) : res & (F_C | F_Z);
         break;
     case 4:
-        yes = s;
+        yes = plain ? res >> ((8u << (c->cpu.r[IR_KIND] & 3)) - 1) & 1 : res & F_S;
         break;
-    case 5:
-        yes = f & F_P;
-        break;
-    case 6:
-        yes = s != o;
-        break;
-    default:
-        yes = f & F_Z || s != o;
+    default: {
+        uint64_t f = flags_arith(c);
+        bool differ = !(f & F_S) != !(f & F_O);
+        yes = condition >> 1 == 0   ? f & F_O
+              : condition >> 1 == 5 ? f & F_P
+              : condition >> 1 == 6 ? differ
+                                    : differ || f & F_Z;
         break;
     }
+    }
     return yes != (condition & 1);
-}
-
-uint64_t v_condition(struct cpu *cpu, uint64_t condition, uint64_t unused)
-{
-    (void)unused;
-    return flags_condition((struct x86 *)cpu, (unsigned)condition);
-}
-
-uint64_t v_carry(struct cpu *cpu, uint64_t a, uint64_t b)
-{
-    (void)a;
-    (void)b;
-    return flags_arith((struct x86 *)cpu) & F_C;
 }

@@ -232,6 +232,36 @@ static x86_helper *vex(struct x86 *c, const struct insn *i)
     }
 }
 
+/* System instructions that change nothing of what translation or the next instruction's fetch depends on. */
+static bool stays(const struct insn *i)
+{
+    switch (i->op) {
+    case 0x06: /* PUSH of a segment */
+    case 0x0e:
+    case 0x16:
+    case 0x1e:
+    case 0x1a0:
+    case 0x1a8:
+    case 0x8c:
+    case 0xfa:
+    case 0x102: /* LAR, LSL */
+    case 0x103:
+    case 0x106: /* CLTS */
+    case 0x120:
+    case 0x121:
+    case 0x131: /* RDTSC */
+    case 0x1a2:
+    case 0x1ae: /* RDFSBASE and the like */
+    case 0x1c7:
+        return true;
+    case 0x101: /* CLAC, STAC, XGETBV, SWAPGS, RDTSCP */
+        return i->modrm == 0xca || i->modrm == 0xcb || i->modrm == 0xd0 || i->modrm == 0xf8 ||
+               i->modrm == 0xf9;
+    default:
+        return false;
+    }
+}
+
 x86_helper *x86_find_helper(struct x86 *c, const struct insn *i, bool *ends)
 {
     x86_helper *fn = NULL;
@@ -242,7 +272,7 @@ x86_helper *x86_find_helper(struct x86 *c, const struct insn *i, bool *ends)
         return vex(c, i);
     fn = x86_find_system(c, i);
     if (fn) {
-        *ends = true;
+        *ends = !stays(i);
         return fn;
     }
     if (i->op < MAP_0F) {

@@ -285,7 +285,12 @@ static void divide(struct x86 *c, const struct insn *i, unsigned size, bool sign
     uint64_t q, r;
     if (!b)
         x86_raise(c, X_DE);
-    if (sign) {
+    if (!sign && !(n >> 64)) { /* what the host does in one go */
+        q = (uint64_t)n / b;
+        r = (uint64_t)n % b;
+        if (q > width_mask(size))
+            x86_raise(c, X_DE);
+    } else if (sign) {
         unsigned up = 128 - 2 * bits;
         __int128 sn = (__int128)(n << up) >> up;
         __int128 sb = sign_extend(b, size);

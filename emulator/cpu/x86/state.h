@@ -107,6 +107,7 @@ enum {
     K_SHL, /* the operand shifted by one less */
     K_SHR,
     K_SAR,
+    K_MUL,   /* whether it overflowed */
     K_FLAGS, /* nothing: RESULT holds the flags themselves */
 };
 
@@ -169,7 +170,7 @@ _Noreturn void x86_raise_code(struct x86 *c, int vector, uint32_t code);
 void x86_interrupt(struct x86 *c, int vector, bool software, bool has_error, uint32_t error);
 void x86_deliver(struct cpu *cpu);
 bool x86_attend(struct cpu *cpu, unsigned requests);
-x86_helper h_int, h_iret, h_ud, h_hlt, h_trap, h_gp;
+x86_helper h_int, h_iret, h_sti, h_shadow, h_ud, h_hlt, h_trap, h_gp;
 
 /* flags.c */
 uint64_t flags_arith(struct x86 *c);
@@ -178,8 +179,7 @@ void flags_set_arith(struct x86 *c, uint64_t flags);
 void let_in(struct x86 *c);
 void flags_load(struct x86 *c, uint64_t flags, uint64_t mask);
 bool flags_condition(struct x86 *c, unsigned condition);
-uint64_t v_condition(struct cpu *cpu, uint64_t condition, uint64_t unused);
-uint64_t v_carry(struct cpu *cpu, uint64_t a, uint64_t b);
+uint64_t flags_carry(struct x86 *c);
 
 /* paging.c */
 uint64_t x86_walk(struct cpu *cpu, uint64_t address, int access, unsigned mode, unsigned *rights);

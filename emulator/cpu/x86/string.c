@@ -52,6 +52,19 @@ static void once(struct x86 *c, const struct insn *i, unsigned size)
     }
 }
 
+static void fill_memory(uint8_t *to, uint64_t value, unsigned size, uint64_t count)
+{
+    uint64_t bytes = (value & 0xff) * 0x0101010101010101u;
+    if (!((value ^ bytes) & width_mask(size))) {
+        memset(to, (int)(value & 0xff), count * size);
+        return;
+    }
+    for (unsigned n = size; n < 8; n *= 2)
+        value = (value & width_mask(n)) | value << (8 * n);
+    for (uint64_t left = count * size; left; to += left < 8 ? left : 8, left -= left < 8 ? left : 8)
+        memcpy(to, &value, left < 8 ? left : 8);
+}
+
 /* Many steps at once, forwards within one page each; returns how many were done. */
 static uint64_t bulk(struct x86 *c, const struct insn *i, unsigned size, uint64_t count)
 {
@@ -75,11 +88,8 @@ static uint64_t bulk(struct x86 *c, const struct insn *i, unsigned size, uint64_
             return 0; /* each step reads what an earlier one wrote */
         memmove(dest, src, n * size);
         reg_write(c, i, RSI, i->asize, c->cpu.r[RSI] + n * size);
-    } else if (size == 1) {
-        memset(dest, (int)(c->cpu.r[RAX] & 0xff), n);
     } else {
-        for (uint64_t k = 0; k < n; k++)
-            memcpy(dest + k * size, &c->cpu.r[RAX], size);
+        fill_memory(dest, c->cpu.r[RAX], size, n);
     }
     reg_write(c, i, RDI, i->asize, c->cpu.r[RDI] + n * size);
     return n;

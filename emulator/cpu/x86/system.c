@@ -247,17 +247,42 @@ void h_string_io(struct x86 *c, const struct insn *i)
     c->cpu.r[IR_PC] = i->next;
 }
 
-void h_cli_sti(struct x86 *c, const struct insn *i)
+static void may_mask(struct x86 *c)
 {
     if (c->cr0 & CR0_PE && c->cpl > (c->eflags & F_IOPL) >> 12)
         x86_raise_code(c, X_GP, 0);
-    if (i->op == 0xfa) {
-        c->eflags &= ~(uint64_t)F_I;
-    } else if (!(c->eflags & F_I)) {
-        c->eflags |= F_I;
-        c->shadow = true;
-        cpu_request_self(&c->cpu, CPU_REQUEST_RETRY);
-    }
+}
+
+static void h_cli(struct x86 *c, const struct insn *i)
+{
+    (void)i;
+    may_mask(c);
+    c->eflags &= ~(uint64_t)F_I;
+}
+
+/* The next instruction is in the same block, so nothing comes in between. */
+void h_sti(struct x86 *c, const struct insn *i)
+{
+    (void)i;
+    may_mask(c);
+    c->eflags |= F_I;
+    let_in(c);
+}
+
+/* For those cases where it is not: it gets a block of its own. */
+void h_shadow(struct x86 *c, const struct insn *i)
+{
+    (void)i;
+    c->shadow = true;
+    cpu_request_self(&c->cpu, CPU_REQUEST_RETRY);
+}
+
+static void h_sti_alone(struct x86 *c, const struct insn *i)
+{
+    bool was = c->eflags & F_I;
+    h_sti(c, i);
+    if (!was)
+        h_shadow(c, i);
 }
 
 /* SLDT, STR, LLDT, LTR, VERR, VERW. */
@@ -551,8 +576,9 @@ x86_helper *x86_find_system(struct x86 *c, const struct insn *i)
     case 0xf4:
         return h_hlt;
     case 0xfa:
+        return h_cli;
     case 0xfb:
-        return h_cli_sti;
+        return h_sti_alone;
     case 0xff:
         return i->mod != 3 && (group(i) == 3 || group(i) == 5) ? h_far : NULL;
     case 0x100:
