@@ -35,7 +35,7 @@ def unpack(folder):
                     "--components=main", '--aptopt=Apt::Install-Recommends "false"',
                     f"--essential-hook={SHORT_INITRD}",
                     *(f"--dpkgopt=path-exclude={name}" for name in excludes),
-                    "bookworm", tar, guests.MIRROR], check=True, capture_output=True)
+                    "bookworm", tar, guests.mirror()], check=True, capture_output=True)
     root = folder / "root"
     root.mkdir()
     subprocess.run(["tar", "-xf", tar, "-C", root, "--exclude=./dev/*"], check=True)
