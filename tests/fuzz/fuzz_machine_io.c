@@ -16,7 +16,9 @@ enum { RAM = 4 << 20, BARS_AT = 0xc0000000, BAR_STEP = 1 << 20, PORTS_AT = 0xc00
 
 static struct machine *machine;
 static char firmware[] = "/tmp/fuzz-firmware-XXXXXX";
-static struct machine_config config = { .type = "q35", .ram = RAM, .cpus = 2, .firmware = firmware };
+static struct machine_config config = {
+    .type = "q35", .ram = RAM, .cpus = 2, .firmware = firmware
+};
 
 static void must(int r, struct error *err)
 {
@@ -29,8 +31,8 @@ static void must(int r, struct error *err)
 static void add_disk(const char *node)
 {
     struct error *err = NULL;
-    _cleanup_json_ json_t *o = json_pack("{s:s, s:s, s:i, s:b}", "driver", "null-co", "node-name", node,
-                                         "size", 1 << 20, "read-zeroes", 1);
+    _cleanup_json_ json_t *o = json_pack("{s:s, s:s, s:i, s:b}", "driver", "null-co", "node-name",
+                                         node, "size", 1 << 20, "read-zeroes", 1);
     must(blockdev_add(o, &err), err);
 }
 
@@ -153,7 +155,8 @@ static void fill_ram(struct input *in)
 
 static void step(struct input *in)
 {
-    static const uint32_t windows[] = { IOAPIC_BASE, LAPIC_BASE, 0xa0000, 0xc0000, 0xf0000, Q35_ECAM, 0 };
+    static const uint32_t windows[] = { IOAPIC_BASE, LAPIC_BASE, 0xa0000, 0xc0000,
+                                        0xf0000,     Q35_ECAM,   0 };
     struct q35 *q = q35_of(machine);
     unsigned op = take(in, 1), size = 1u << (op >> 4 & 1) << (op >> 5 & 1);
     bool write = op & 0x80;
@@ -168,7 +171,8 @@ static void step(struct input *in)
     case 2:
     case 3:
     case 4:
-        access_memory(BARS_AT + take(in, 1) % 12 * (uint64_t)BAR_STEP + take(in, 2), size, write, in);
+        access_memory(BARS_AT + take(in, 1) % 12 * (uint64_t)BAR_STEP + take(in, 2), size, write,
+                      in);
         break;
     case 5:
         ports_out(q->ports, (uint16_t)(PORTS_AT + take(in, 2) % 0x600), size, take(in, 4));
