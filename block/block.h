@@ -331,6 +331,17 @@ BLK_API int blk_snapshot_view(struct blk_node *node, const char *id, const char 
 BLK_API int blk_vm_state_write(struct blk_node *node, uint64_t pos, const void *buf, size_t len);
 BLK_API int blk_vm_state_read(struct blk_node *node, uint64_t pos, void *buf, size_t len);
 
+/* ---- dirty bitmaps inside an image -------------------------------------------------------------- */
+
+/* What was written since somebody began to count, as the image keeps it. In memory: 256 MiB at most. */
+struct blk_bitmap;
+/* The first of this name in the node and its backing files. -ENOENT: there is none; -EBUSY: it was not saved. */
+BLK_API int blk_bitmap_open(struct blk_node *node, const char *name, struct blk_bitmap **out,
+                            struct error **err);
+/* Whether offset is dirty; *length comes in as a limit and says how far that goes. Any thread. */
+BLK_API bool blk_bitmap_at(const struct blk_bitmap *bitmap, uint64_t offset, uint64_t *length);
+BLK_API void blk_bitmap_close(struct blk_bitmap *bitmap); /* NULL is fine */
+
 struct blk_measure {
     uint64_t required;        /* bytes that the file needs for this content */
     uint64_t fully_allocated; /* and when every guest byte has been written */

@@ -35,6 +35,8 @@ enum map_kind {
     MAP_ENCODED,     /* child holds encoded_length bytes at child_offset; decode gives the unit */
 };
 
+struct bitmap;
+
 struct mapping {
     enum map_kind kind;
     uint64_t offset, length; /* guest bytes; offset as asked, length > 0 as far as the run holds,
@@ -270,6 +272,10 @@ struct driver {
     /* Exclusive. Formats that can keep a machine's state: where it begins, as an offset beyond the disk for
      * map_read and the others; bytes > 0: room is made for so many. */
     int (*vm_state)(struct blk_node *n, uint64_t bytes, uint64_t *offset, struct error **err);
+    /* The dirty bitmap of this name, which the caller frees; -ENOENT when there is none. A bit stands for
+     * 1 << *granularity_bits bytes; it does not change while the node is open. */
+    int (*bitmap_load)(struct blk_node *n, const char *name, struct bitmap *bits,
+                       unsigned *granularity_bits, struct error **err);
     /* blkdebug: the node above is at this point of its work; and what tests ask for (block.h). */
     void (*event)(struct blk_node *n, enum blk_event event);
     int (*debug)(struct blk_node *n, enum blk_debug_call call, const char *event, const char *tag);

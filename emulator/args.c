@@ -180,8 +180,7 @@ static const struct row {
     { "display", "none", "nothing", .take = value_display },
     { "vga", "std|none", "the graphics card (std)", .take = take_vga },
     { "serial", "CHARDEV",
-      "where the next serial port leads to: stdio, mon:stdio, pty, "
-      "file:PATH, unix:PATH,server=on, tcp:HOST:PORT, none",
+      "the next serial port: stdio, pty, file:PATH, unix:PATH, tcp:HOST:PORT, none",
       .take = take_serial },
     { "monitor", "CHARDEV", "where the monitor is", .take = take_monitor },
     { "mon", "[chardev=]ID", "a monitor on a chardev", .take = value_mon },

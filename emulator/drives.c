@@ -66,44 +66,50 @@ static json_t *device_for(json_t *drive, const char *type, const char *node)
     return device;
 }
 
-static int plug_in(struct args *a, json_t *drive, const char *node, struct ports *ports,
-                   struct error **err)
+/* What a drive is plugged in as; type NULL: nothing. Judged before its image is opened. */
+struct plug {
+    const char *type;
+    char bus[16];
+};
+
+static int find_plug(json_t *drive, struct ports *ports, struct plug *out, struct error **err)
 {
     const char *interface = text_of(drive, "if"), *media = text_of(drive, "media");
     bool cd = media && !strcmp(media, "cdrom");
-    json_t *device;
-    char bus[16];
 
-    if (!interface)
-        interface = "ide";
-    if (!strcmp(interface, "none"))
-        return 0;
-    if (!strcmp(interface, "virtio")) {
-        if (cd)
-            return error_set(err, EINVAL, "if=virtio: a CD is plugged in with if=ide");
-        device = device_for(drive, "virtio-blk-pci", node);
-    } else if (!strcmp(interface, "ide")) {
+    *out = (struct plug){ .type = NULL };
+    if (!interface || !strcmp(interface, "ide")) {
         int port = find_port(drive, ports, err);
         if (port < 0)
             return port;
-        snprintf(bus, sizeof(bus), "ide.%d", port);
-        device = device_for(drive, cd ? "ide-cd" : "ide-hd", node);
-        if (device)
-            json_object_set_new(device, "bus", json_string(bus));
-    } else {
+        out->type = cd ? "ide-cd" : "ide-hd";
+        snprintf(out->bus, sizeof(out->bus), "ide.%d", port);
+    } else if (!strcmp(interface, "virtio")) {
+        if (cd)
+            return error_set(err, EINVAL, "if=virtio: a CD is plugged in with if=ide");
+        out->type = "virtio-blk-pci";
+    } else if (strcmp(interface, "none") != 0) {
         return error_set(err, ENOTSUP, "if=%s: there are ide, virtio and none", interface);
     }
-    if (!device || json_array_append_new(a->machine.devices, device) < 0)
-        return error_set(err, ENOMEM, "out of memory");
     return 0;
 }
 
 static int open_drive(struct args *a, json_t *drive, struct ports *ports, struct error **err)
 {
     const char *node;
-    int ret = blockdev_add_drive(drive, a->snapshot, &node, err);
+    struct plug plug;
+    int ret = find_plug(drive, ports, &plug, err);
 
-    return ret < 0 ? ret : plug_in(a, drive, node, ports, err);
+    if (ret == 0)
+        ret = blockdev_add_drive(drive, a->snapshot, &node, err);
+    if (ret < 0 || !plug.type)
+        return ret;
+    json_t *device = device_for(drive, plug.type, node);
+    if (device && plug.bus[0])
+        json_object_set_new(device, "bus", json_string(plug.bus));
+    if (!device || json_array_append_new(a->machine.devices, device) < 0)
+        return error_set(err, ENOMEM, "out of memory");
+    return 0;
 }
 
 static bool says_port(json_t *drive)

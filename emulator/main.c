@@ -169,6 +169,9 @@ static int start(struct run *r, struct error **err)
         return error_set(err, ret, "cannot start a thread: %s", strerror(ret));
     r->signal_thread_runs = true;
     chardevs_on_quit(quit, r->machine);
+    ret = chardevs_start(err);
+    if (ret < 0)
+        return ret;
     return daemon_ready(r->args.pid_file, r->args.daemonize, err);
 }
 

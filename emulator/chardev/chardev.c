@@ -158,6 +158,11 @@ static void append(struct chardev *c)
     atomic_store(at, c);
 }
 
+int chardevs_start(struct error **err)
+{
+    return chardevs_first() ? loop_start(err) : 0;
+}
+
 static int take_options(struct chardev *c, json_t *o, struct error **err)
 {
     int ret = opts_take(c->kind->options, o, &c->o, err);
@@ -198,8 +203,6 @@ int chardev_add(json_t *options, struct error **err)
         ret = open_log(c, err);
     if (ret == 0)
         ret = kind->open(c, err);
-    if (ret == 0)
-        ret = loop_start(err);
     if (ret < 0) {
         free_chardev(c);
         return ret;

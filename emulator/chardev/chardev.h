@@ -43,6 +43,8 @@ const struct opt_def *chardev_kind_options(unsigned i, const char **name, const 
 /* For `info chardev`: a line about number i, to be freed; NULL past the last. */
 char *chardev_describe(unsigned i);
 
+/* From now on input is taken, and peers come: when all who listen are there. Later chardevs need it again. */
+int chardevs_start(struct error **err);
 /* What Ctrl-a x does, on the chardevs' thread. */
 void chardevs_on_quit(void (*quit)(void *opaque), void *opaque);
 /* Terminals as they were, what was written is out, sockets gone. */

@@ -118,6 +118,25 @@
     BRN##c##w : if (!C_##c(w)) goto taken; \
     NEXT;
 
+/* A comparison and its branch in one. */
+#define SHORT(w) ((U(w))(int16_t)(uint16_t)(ip->d | ip->scale << 8))
+#define FUSED_ONE(n, w, second, expr, op, family, rec) \
+n : {                                                  \
+    U(w) x = OPA, y = second;                          \
+    RECORD(family, w, (U(w))(x op y), rec);            \
+    if (expr)                                          \
+        goto taken;                                    \
+    NEXT;                                              \
+}
+#define FUSED(n, expr, op, family, rec)                     \
+    FUSED_ONE(n##32, 32, OPB, expr, op, family, rec)        \
+    FUSED_ONE(n##64, 64, OPB, expr, op, family, rec)        \
+    FUSED_ONE(n##I32, 32, SHORT(32), expr, op, family, rec) \
+    FUSED_ONE(n##I64, 64, SHORT(64), expr, op, family, rec)
+#define COMPARED(n, expr) FUSED(n, expr, -, IR_KIND_SUB, y)
+#define TESTED(n, expr)   FUSED(n, expr, &, IR_KIND_LOGIC, 0)
+#define SIGNED(v)         (sizeof(v) == 4 ? (int64_t)(int32_t)(v) : (int64_t)(v))
+
 #define LABEL(n) &&n,
 
 /* Somebody wants the CPU outside. */
@@ -160,6 +179,20 @@ struct block *exec_run(struct cpu *cpu, struct block *block, unsigned *exit)
     EACH1(CONDITION, BE)
     EACH1(CONDITION, L)
     EACH1(CONDITION, LE)
+    COMPARED(CBZ, x == y)
+    COMPARED(CBNZ, x != y)
+    COMPARED(CBB, x < y)
+    COMPARED(CBNB, x >= y)
+    COMPARED(CBBE, x <= y)
+    COMPARED(CBNBE, x > y)
+    COMPARED(CBL, SIGNED(x) < SIGNED(y))
+    COMPARED(CBNL, SIGNED(x) >= SIGNED(y))
+    COMPARED(CBLE, SIGNED(x) <= SIGNED(y))
+    COMPARED(CBNLE, SIGNED(x) > SIGNED(y))
+    TESTED(TBZ, !(x & y))
+    TESTED(TBNZ, x & y)
+    TESTED(TBS, SIGNED(x & y) < 0)
+    TESTED(TBNS, SIGNED(x & y) >= 0)
 MOVI:
     DST = IMM;
     NEXT;

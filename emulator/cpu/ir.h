@@ -35,6 +35,7 @@ enum { IR_KIND_ADD, IR_KIND_SUB, IR_KIND_LOGIC, IR_KIND_GUEST };
 #define IR_4(X, n)     X(n##8) X(n##16) X(n##32) X(n##64)
 /* d = a op b, d = a op imm, and both with a record; each in the four widths. */
 #define IR_ARITH(X, n) IR_4(X, n) IR_4(X, n##I) IR_4(X, n##C) IR_4(X, n##IC)
+#define IR_FUSED(X, n) X(n##32) X(n##64) X(n##I32) X(n##I64)
 #define IR_OPS(X)                                                                   \
     IR_ARITH(X, ADD) IR_ARITH(X, SUB) IR_ARITH(X, AND) IR_ARITH(X, OR) IR_ARITH(X, XOR) \
     IR_4(X, SHLI) IR_4(X, SHRI) IR_4(X, SARI) /* imm below the width */              \
@@ -49,6 +50,10 @@ enum { IR_KIND_ADD, IR_KIND_SUB, IR_KIND_LOGIC, IR_KIND_GUEST };
     IR_4(X, SETZ) IR_4(X, SETS) IR_4(X, SETB) IR_4(X, SETBE) IR_4(X, SETL) IR_4(X, SETLE) \
     IR_4(X, BRZ) IR_4(X, BRS) IR_4(X, BRB) IR_4(X, BRBE) IR_4(X, BRL) IR_4(X, BRLE)   \
     IR_4(X, BRNZ) IR_4(X, BRNS) IR_4(X, BRNB) IR_4(X, BRNBE) IR_4(X, BRNL) IR_4(X, BRNLE) \
+    /* Compare a with b, or the number in d and scale, or AND them; record; leave to imm by exit 1. */ \
+    IR_FUSED(X, CBZ) IR_FUSED(X, CBNZ) IR_FUSED(X, CBB) IR_FUSED(X, CBNB) IR_FUSED(X, CBBE) \
+    IR_FUSED(X, CBNBE) IR_FUSED(X, CBL) IR_FUSED(X, CBNL) IR_FUSED(X, CBLE) IR_FUSED(X, CBNLE) \
+    IR_FUSED(X, TBZ) IR_FUSED(X, TBNZ) IR_FUSED(X, TBS) IR_FUSED(X, TBNS)             \
     X(BRTRUE)              /* if a, leave to imm by exit 1 */                        \
     X(SELECT)              /* if a, d = b */                                         \
     X(CALL)                /* fn(cpu, arg): fn in imm, arg in the next op's imm */   \

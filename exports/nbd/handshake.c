@@ -209,50 +209,57 @@ static void export_name(struct conn *c, const struct option *o)
     choose(c, e);
 }
 
+enum { CONTEXT_NAME = 18 + 1024 }; /* a bitmap's name has 1023 bytes at most */
+
 /* ---- contexts -------------------------------------------------------------------------------------------- */
 
-static const struct context {
-    const char *name;
-    uint32_t id;
-    unsigned bit;
-} contexts[] = {
-    { "base:allocation", META_BASE_ID, META_BASE },
-    { "qemu:allocation-depth", META_DEPTH_ID, META_DEPTH },
-};
-
-static bool offered(const struct export *e, const struct context *x)
+/* false: the export does not offer it. */
+static bool context_name(const struct export *e, unsigned context, char *out, size_t size)
 {
-    return x->bit == META_BASE || e->allocation_depth;
-}
-
-/* "qemu:" asks for all of a namespace, which only a list answers. */
-static bool asked(const char *query, uint32_t len, const struct context *x, bool lists)
-{
-    if (len == strlen(x->name) && !memcmp(query, x->name, len))
+    switch (context) {
+    case META_BASE:
+        snprintf(out, size, "base:allocation");
         return true;
-    return lists && len > 0 && query[len - 1] == ':' && !strncmp(query, x->name, len);
+    case META_DEPTH:
+        snprintf(out, size, "qemu:allocation-depth");
+        return e->allocation_depth;
+    default:
+        if (context - META_BITMAP >= e->bitmaps)
+            return false;
+        snprintf(out, size, "qemu:dirty-bitmap:%s", e->bitmap_name[context - META_BITMAP]);
+        return true;
+    }
 }
 
+/* "qemu:" and "qemu:dirty-bitmap:" ask for all that begin so, which only a list answers. */
+static bool asked(const char *query, uint32_t len, const char *name, bool lists)
+{
+    if (len == strlen(name) && !memcmp(query, name, len))
+        return true;
+    return lists && len > 0 && query[len - 1] == ':' && !strncmp(query, name, len);
+}
+
+/* query NULL: all. */
 static unsigned find_contexts(const struct export *e, const char *query, uint32_t len, bool lists)
 {
+    char name[CONTEXT_NAME];
     unsigned found = 0;
 
-    for (size_t i = 0; i < ARRAY_SIZE(contexts); i++)
-        if (offered(e, &contexts[i]) && asked(query, len, &contexts[i], lists))
-            found |= contexts[i].bit;
+    for (unsigned i = META_BASE; i < META_END; i++)
+        if (context_name(e, i, name, sizeof(name)) && (!query || asked(query, len, name, lists)))
+            found |= META_BIT(i);
     return found;
 }
 
-static void tell_contexts(struct conn *c, uint32_t option, unsigned found, bool lists)
+static void tell_contexts(struct conn *c, const struct export *e, uint32_t option, unsigned found,
+                          bool lists)
 {
-    for (size_t i = 0; i < ARRAY_SIZE(contexts); i++) {
-        uint8_t data[64];
-        size_t len = strlen(contexts[i].name);
-        if (!(found & contexts[i].bit))
+    for (unsigned i = META_BASE; i < META_END; i++) {
+        uint8_t data[4 + CONTEXT_NAME];
+        if (!(found & META_BIT(i)) || !context_name(e, i, (char *)data + 4, CONTEXT_NAME))
             continue;
-        store_be32(data, lists ? 0 : contexts[i].id);
-        memcpy(data + 4, contexts[i].name, len);
-        reply(c, option, NBD_REP_META_CONTEXT, data, 4 + len);
+        store_be32(data, lists ? 0 : i);
+        reply(c, option, NBD_REP_META_CONTEXT, data, 4 + strlen((char *)data + 4));
     }
     reply(c, option, NBD_REP_ACK, NULL, 0);
 }
@@ -264,10 +271,7 @@ static int read_queries(const struct option *o, uint32_t at, const struct export
     uint32_t count = load_be32(o->data + at);
 
     at += 4;
-    *found = 0;
-    if (count == 0 && lists)
-        for (size_t i = 0; i < ARRAY_SIZE(contexts); i++)
-            *found |= offered(e, &contexts[i]) ? contexts[i].bit : 0;
+    *found = count == 0 && lists ? find_contexts(e, NULL, 0, true) : 0;
     for (; count > 0; count--) {
         if (o->len - at < 4)
             return -EINVAL;
@@ -310,7 +314,7 @@ static void meta_context(struct conn *c, const struct option *o)
         c->contexts = found;
         c->contexts_export = e;
     }
-    tell_contexts(c, o->type, found, lists);
+    tell_contexts(c, e, o->type, found, lists);
 }
 
 /* ---- the rest ---------------------------------------------------------------------------------------------- */

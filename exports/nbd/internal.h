@@ -40,9 +40,10 @@ enum {
     INLINE_MAX = 512 << 10, /* longer requests are not answered by the loop itself */
     OPTION_MAX = 64 << 10,  /* bytes of an option that we look at */
     SPARSE_MIN = 64 << 10,  /* reads from here on are answered with holes */
-    MAX_HANDSHAKES = 256,   /* clients that have not chosen an export yet */
-    STALLED_SEC = 30,       /* without taking a reply, when memory is short */
-    DRAIN_SEC = 10,         /* for replies to leave when the server stops */
+    EXPORT_BITMAPS = 8,
+    MAX_HANDSHAKES = 256, /* clients that have not chosen an export yet */
+    STALLED_SEC = 30,     /* without taking a reply, when memory is short */
+    DRAIN_SEC = 10,       /* for replies to leave when the server stops */
 };
 
 /* ---- what is served ----------------------------------------------------------------------------- */
@@ -58,6 +59,9 @@ struct export
     char *name, *description;
     struct blk_node *node;
     bool read_only, allocation_depth, hidden;
+    struct blk_bitmap *bitmap[EXPORT_BITMAPS]; /* offered as contexts of these names */
+    char *bitmap_name[EXPORT_BITMAPS];
+    unsigned bitmaps;
     _Atomic int64_t
         patience; /* clock_ns before which writes are not tried inline: the last one waited */
     _Atomic unsigned clients;
@@ -96,8 +100,9 @@ struct job {
 
 enum conn_state { CONN_FLAGS, CONN_OPTIONS, CONN_TLS, CONN_REQUESTS, CONN_CLOSED };
 enum reply_style { REPLY_SIMPLE, REPLY_STRUCTURED, REPLY_EXTENDED };
-enum { META_BASE = 1, META_DEPTH = 2 };
-enum { META_BASE_ID = 1, META_DEPTH_ID = 2 };
+/* Contexts by number, and as bits of conn.contexts; from META_BITMAP on the export's bitmaps. */
+enum { META_BASE = 1, META_DEPTH, META_BITMAP, META_END = META_BITMAP + EXPORT_BITMAPS };
+#define META_BIT(context) (1u << (context))
 
 enum watch_kind { WATCH_LISTENER, WATCH_WAKE, WATCH_CONN };
 
@@ -119,7 +124,7 @@ struct conn {
     bool no_zeroes, fixed, secure;
     enum reply_style style;
     struct export *export;
-    unsigned contexts;              /* META_... that replies to block status tell */
+    unsigned contexts;              /* META_BIT(...) that replies to block status tell */
     struct export *contexts_export; /* which they were asked for */
     int64_t deadline;               /* of the handshake */
     int64_t stalled_since;          /* no reply was taken since, though some wait; 0: none do */

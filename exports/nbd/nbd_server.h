@@ -47,7 +47,9 @@ struct nbd_export {
     struct blk_node *node;
     bool read_only;
     bool allocation_depth; /* offers the context qemu:allocation-depth */
-    bool hidden;           /* not listed, but there for who knows its name */
+    const char *const
+        *bitmaps; /* offers qemu:dirty-bitmap:NAME for each, 8 at most; NULL at the end, or NULL */
+    bool hidden;  /* not listed, but there for who knows its name */
 };
 
 int nbd_server_new(struct nbd_server **out, const struct nbd_config *config, struct error **err);

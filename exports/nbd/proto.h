@@ -113,6 +113,7 @@ enum nbd_chunk {
 };
 
 enum { NBD_STATE_HOLE = 1, NBD_STATE_ZERO = 2 }; /* base:allocation */
+enum { NBD_STATE_DIRTY = 1 };                    /* qemu:dirty-bitmap:... */
 
 enum nbd_errno {
     NBD_EPERM = 1,

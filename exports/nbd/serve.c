@@ -48,7 +48,7 @@ size_t serve_room(const struct piece *p)
     if (p->type == NBD_CMD_READ)
         room += p->length + (sparse(p) ? 2 * REPLY_ROOM * (p->length / HOLE_MIN + 1) : 0);
     else if (p->type == NBD_CMD_BLOCK_STATUS)
-        room += 2 * (REPLY_ROOM + (size_t)STATUS_MAX * 16);
+        room += (size_t)__builtin_popcount(p->contexts) * (REPLY_ROOM + (size_t)STATUS_MAX * 16);
     return room;
 }
 
@@ -130,27 +130,43 @@ struct run {
     uint32_t state;
 };
 
+/* What the context says of `at`, and of how many bytes. */
+static int look(const struct export *e, unsigned context, uint64_t at, uint64_t len,
+                struct run *out)
+{
+    struct blk_extent x;
+
+    if (context >= META_BITMAP) {
+        out->len = len;
+        out->state =
+            blk_bitmap_at(e->bitmap[context - META_BITMAP], at, &out->len) ? NBD_STATE_DIRTY : 0;
+        return 0;
+    }
+    int ret = blk_extents(e->node, at, len, context == META_BASE ? BLK_HOLES : 0, &x);
+    if (ret == 0)
+        *out = (struct run){ x.length, context == META_BASE ? base_state(&x) : depth_state(&x) };
+    return ret;
+}
+
 /* Neighbours of one state together, at most max runs. */
-static int list_runs(const struct piece *p, uint32_t context, struct run *runs, uint32_t max,
+static int list_runs(const struct piece *p, unsigned context, struct run *runs, uint32_t max,
                      uint32_t *count)
 {
     uint64_t at = p->offset, end = p->offset + p->length;
-    unsigned holes = context == META_BASE_ID ? BLK_HOLES : 0;
 
     *count = 0;
     for (unsigned looks = 0; at < end && looks < STATUS_LOOKS; looks++) {
-        struct blk_extent e;
-        int ret = blk_extents(p->export->node, at, end - at, holes, &e);
+        struct run r;
+        int ret = look(p->export, context, at, end - at, &r);
         if (ret < 0)
             return *count > 0 ? 0 : ret;
-        uint32_t state = context == META_BASE_ID ? base_state(&e) : depth_state(&e);
-        if (*count > 0 && runs[*count - 1].state == state)
-            runs[*count - 1].len += e.length;
+        if (*count > 0 && runs[*count - 1].state == r.state)
+            runs[*count - 1].len += r.len;
         else if (*count == max)
             break;
         else
-            runs[(*count)++] = (struct run){ e.length, state };
-        at += e.length;
+            runs[(*count)++] = r;
+        at += r.len;
     }
     return 0;
 }
@@ -182,13 +198,12 @@ int serve_status(const struct piece *p, uint8_t *out, size_t *len)
     *len = 0;
     if (!runs)
         return -ENOMEM;
-    for (uint32_t id = META_BASE_ID; id <= META_DEPTH_ID && ret == 0; id++) {
-        unsigned bit = id == META_BASE_ID ? META_BASE : META_DEPTH;
-        if (!(p->contexts & bit))
+    for (unsigned id = META_BASE; id < META_END && ret == 0; id++) {
+        if (!(p->contexts & META_BIT(id)))
             continue;
         ret = list_runs(p, id, runs, max, &count);
         if (ret == 0) {
-            bool last = !(p->contexts & ~bit) || id == META_DEPTH_ID;
+            bool last = p->contexts >> id == 1; /* no higher bit */
             *len += reply_status(p, last, id, count, out + *len);
             *len += put_runs(p, runs, count, out + *len);
         }

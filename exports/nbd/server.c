@@ -43,9 +43,30 @@ void server_log(struct nbd_server *s, const char *fmt, ...)
 
 static void export_free(struct export *e)
 {
+    for (unsigned i = 0; i < e->bitmaps; i++) {
+        blk_bitmap_close(e->bitmap[i]);
+        free(e->bitmap_name[i]);
+    }
     free(e->name);
     free(e->description);
     free(e);
+}
+
+static int take_bitmaps(struct export *e, const char *const *names, struct error **err)
+{
+    int ret = 0;
+
+    for (; names && *names && ret == 0; names++) {
+        if (e->bitmaps == EXPORT_BITMAPS)
+            return error_set(err, ENOSPC, "there are %d bitmaps for an export at most",
+                             EXPORT_BITMAPS);
+        if (strlen(*names) > 1023)
+            return error_set(err, EINVAL, "the bitmap's name is longer than 1023 bytes");
+        ret = blk_bitmap_open(e->node, *names, &e->bitmap[e->bitmaps], err);
+        if (ret == 0 && !(e->bitmap_name[e->bitmaps++] = strdup(*names)))
+            ret = error_set(err, ENOMEM, "out of memory");
+    }
+    return ret;
 }
 
 struct export *server_export(struct nbd_server *s, const char *name, size_t len)
@@ -78,6 +99,11 @@ int nbd_server_add(struct nbd_server *s, const struct nbd_export *x, struct erro
     e->allocation_depth = x->allocation_depth;
     e->hidden = x->hidden;
     int ret = e->name && (e->description || !x->description) ? 0 : -ENOMEM;
+    int bitmaps = ret == 0 ? take_bitmaps(e, x->bitmaps, err) : 0;
+    if (bitmaps < 0) {
+        export_free(e);
+        return bitmaps;
+    }
     {
         LOCK_SCOPE(&s->lock);
         for (size_t i = 0; ret == 0 && i < s->exports.len; i++)

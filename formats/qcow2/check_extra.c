@@ -12,19 +12,15 @@
 #include "base/cleanup.h"
 #include "base/macros.h"
 #include "base/round.h"
+#include "bitmap.h"
 #include "check.h"
 
 enum {
     SNAPSHOT_FIXED = 40, /* bytes of a snapshot table entry before what varies */
     SNAPSHOT_EXTRA_MAX = 1024,
     SNAPSHOTS_MAX = 64 << 20, /* bytes of the whole table */
-    BITMAP_FIXED = 24,
-    BITMAP_DIRECTORY_MAX = 64 << 20,
     BITMAP_PIECE = 1 << 20,
 };
-
-#define BITMAP_TABLE_MAX UINT64_C(0x8000000) /* entries */
-#define BITMAP_OFFSET    UINT64_C(0x00fffffffffffe00)
 
 static bool spend(struct qcheck *c, uint64_t bytes)
 {
@@ -138,7 +134,7 @@ static int bitmap_table(struct qcheck *c, uint64_t offset, uint64_t entries)
         if (ret < 0)
             return ret;
         for (size_t i = 0; i < len; i += 8) {
-            uint64_t host = load_be64(piece + i) & BITMAP_OFFSET;
+            uint64_t host = load_be64(piece + i) & QCOW2_BITMAP_OFFSET;
             if (host)
                 qcheck_count(c, host, c->size);
         }
@@ -148,10 +144,10 @@ static int bitmap_table(struct qcheck *c, uint64_t offset, uint64_t entries)
 
 static int bitmap_directory(struct qcheck *c, const uint8_t *dir, uint64_t len)
 {
-    for (uint64_t at = 0; at + BITMAP_FIXED <= len;) {
+    for (uint64_t at = 0; at + QCOW2_BITMAP_ENTRY <= len;) {
         const uint8_t *b = dir + at;
         uint64_t offset = load_be64(b), entries = load_be32(b + 8);
-        if (offset % c->size || entries > BITMAP_TABLE_MAX || !spend(c, entries * 8)) {
+        if (offset % c->size || entries > QCOW2_BITMAP_TABLE_MAX || !spend(c, entries * 8)) {
             qcheck_finding(c, false,
                            "bitmap table offset=%#" PRIx64 " size=%" PRIu64
                            ": bitmap directory entry corrupted",
@@ -161,7 +157,7 @@ static int bitmap_directory(struct qcheck *c, const uint8_t *dir, uint64_t len)
             if (ret < 0)
                 return ret;
         }
-        at += align_up((uint64_t)BITMAP_FIXED + load_be16(b + 18) + load_be32(b + 20), 8);
+        at += align_up((uint64_t)QCOW2_BITMAP_ENTRY + load_be16(b + 18) + load_be32(b + 20), 8);
     }
     return 0;
 }
@@ -171,7 +167,7 @@ static int bitmaps(struct qcheck *c, const uint8_t *ext, uint32_t len)
     if (len < 24 || !(c->q->header.autoclear & QCOW2_AUTOCLEAR_BITMAPS))
         return 0; /* without the bit they are not valid and whoever writes next drops them */
     uint64_t dir_len = load_be64(ext + 8), offset = load_be64(ext + 16);
-    if (dir_len > BITMAP_DIRECTORY_MAX || offset % c->size) {
+    if (dir_len > QCOW2_BITMAP_DIRECTORY_MAX || offset % c->size) {
         qcheck_finding(c, false,
                        "bitmap directory offset=%#" PRIx64 " size=%" PRIu64
                        ": bitmaps extension corrupted",

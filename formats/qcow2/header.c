@@ -286,6 +286,24 @@ int qcow2_read_data_file(struct blk_node *file, const struct qcow2_header *h, ch
     return *out ? 0 : error_set(err, ENOMEM, "out of memory");
 }
 
+int qcow2_read_extension(struct blk_node *file, const struct qcow2_header *h, uint32_t type,
+                         void *to, size_t room, struct error **err)
+{
+    _cleanup_free_ uint8_t *ext = NULL;
+    uint32_t ext_len;
+    size_t len;
+    bool bad;
+    int ret = extensions_or_error(file, h, &ext, &len, err);
+
+    if (ret < 0)
+        return ret;
+    const uint8_t *data = find_extension(ext, len, type, &ext_len, &bad);
+    if (!data)
+        return 0;
+    memcpy(to, data, MIN(room, (size_t)ext_len));
+    return (int)MIN(ext_len, (uint32_t)INT32_MAX);
+}
+
 /* ---- features ---------------------------------------------------------------------------------------- */
 
 /* Its name from the image's feature name table, for bits that we never heard of. */

@@ -10,6 +10,7 @@
 
 #include "base/cleanup.h"
 #include "base/macros.h"
+#include "bitmap.h"
 #include "caches.h"
 #include "internal.h"
 
@@ -343,10 +344,10 @@ static json_t *specific_v3(struct qcow2 *q)
     const struct qcow2_header *h = &q->header;
     bool corrupt = (h->incompatible & QCOW2_INCOMPAT_CORRUPT) || atomic_load(&q->corrupt_seen);
 
-    json_t *o = json_pack("{s:s, s:s, s:b, s:i}", "compat", "1.1", "compression-type",
+    json_t *o = json_pack("{s:s, s:s, s:b, s:o*, s:i}", "compat", "1.1", "compression-type",
                           compression_name(q->compression), "lazy-refcounts",
-                          (int)(h->compatible & QCOW2_COMPAT_LAZY), "refcount-bits",
-                          1 << h->refcount_order);
+                          (int)(h->compatible & QCOW2_COMPAT_LAZY), "bitmaps",
+                          qcow2_bitmaps_json(q), "refcount-bits", 1 << h->refcount_order);
     if (o && q->data_name) /* any bytes make a file name; what is no text is told without it */
         json_object_set_new(o, "data-file", json_string(q->data_name));
     if (o && q->external)
@@ -454,5 +455,6 @@ const struct driver qcow2_driver = {
     .snapshot_apply = qcow2_snapshot_apply,
     .snapshot_delete = qcow2_snapshot_delete,
     .snapshot_view = qcow2_snapshot_view,
+    .bitmap_load = qcow2_bitmap_load,
     .vm_state = qcow2_vm_state,
 };

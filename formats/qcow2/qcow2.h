@@ -321,6 +321,9 @@ int qcow2_read_strings(struct blk_node *file, const struct qcow2_header *h, char
 /* The data file's name from the header extension; NULL when absent. To be freed. */
 int qcow2_read_data_file(struct blk_node *file, const struct qcow2_header *h, char **name,
                          struct error **err);
+/* A header extension's first bytes, and its length; 0: there is none. */
+int qcow2_read_extension(struct blk_node *file, const struct qcow2_header *h, uint32_t type,
+                         void *to, size_t room, struct error **err);
 /* Writes a byte range of the fixed header, built from q->header. */
 int qcow2_header_update(struct qcow2 *q, uint32_t from, uint32_t to);
 /* The header becomes `next`, of which that byte range is written, durably. Sticky when it fails. */

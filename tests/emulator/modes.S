@@ -12,6 +12,11 @@ _start:
         mov     %ax, %es
         mov     %ax, %ss
         mov     $0x7000, %sp
+        # data beside the code, while all data segments begin at 0
+        pushl   %cs:letter - _start
+        pop     %ax
+        pop     %bx
+        out     %al, $0xe9
         # an interrupt by the real-mode table
         movw    $int20 - _start, 0x80
         movw    $0xf000, 0x82
@@ -34,6 +39,7 @@ _start:
         or      $1, %eax
         mov     %eax, %cr0
         ljmpl   $8, $prot
+letter: .long   'C
 int20:  mov     $'I, %al
         out     %al, $0xe9
         iret

@@ -142,6 +142,10 @@ static const struct template integer_templates[] = {
     {                               \
         0x190 + n, -1, 0, MODRM, 0  \
     }
+    { 0x39, -1, 0, MODRM, 0 },
+    { 0x3b, -1, 0, MODRM, 0 },
+    { 0x83, 7, 0, MODRM | BYTE, 0 },
+    { 0x81, 7, 0, MODRM | WORDZ, 0 },
     CC_(0),
     CC_(1),
     CC_(2),

@@ -95,6 +95,7 @@ static struct chardev *take(const char *name, const struct chardev_user *user)
     _cleanup_error_ struct error *err = NULL;
 
     assert_int_equal(chardev_take(name, user, &c, &err), 0);
+    assert_int_equal(chardevs_start(&err), 0);
     return c;
 }
 

@@ -83,7 +83,7 @@ static void test_modes(void **state)
     enum cpu_exit exit = x86_run(m.cpu);
     if (exit != CPU_EXIT_STOPPED)
         print_message("said %s, then a triple fault\n", m.said);
-    assert_string_equal(m.said, "RISSPLFQUCG");
+    assert_string_equal(m.said, "RCISSPLFQUCG");
     assert_int_equal(exit, CPU_EXIT_STOPPED);
     x86_free(m.cpu);
     memory_free(memory);

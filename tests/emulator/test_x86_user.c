@@ -254,7 +254,16 @@ static void one(struct code *c, const struct template *t)
     word(c, t->flags & CMP ? rnd() & 7 : value(), z);
 }
 
-static unsigned make(struct code *c, const struct template *all, size_t count)
+/* A conditional jump across MOV AL, imm8. */
+static void jump(struct code *c)
+{
+    byte(c, 0x70 | (rnd() & 15));
+    byte(c, 2);
+    byte(c, 0xb0);
+    byte(c, rnd() & 255);
+}
+
+static unsigned make(struct code *c, const struct template *all, size_t count, unsigned uses)
 {
     unsigned undefined = 0, n = 1 + (unsigned)(rnd() % 6);
     for (unsigned k = 0; k < n; k++) {
@@ -270,6 +279,8 @@ static unsigned make(struct code *c, const struct template *all, size_t count)
             one(c, t);
         }
         undefined = t->undefined;
+        if (!uses && !undefined && (rnd() & 3) == 0)
+            jump(c);
     }
     byte(c, 0xcc);
     return undefined;
@@ -423,7 +434,7 @@ static bool round_once(const struct template *all, size_t count, unsigned uses)
 {
     uint64_t seed = random_state;
     struct code c = { host_code, 0 };
-    unsigned undefined = make(&c, all, count);
+    unsigned undefined = make(&c, all, count, uses);
     /* The code changes under the CPU's blocks: this is what a device's write looks like. */
     memcpy(our_code, host_code, c.n);
     memory_written(guest.memory, CODE, c.n);

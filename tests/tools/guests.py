@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(os.environ.get("PLATTER_GUESTS", Path.home() / ".cache" / "platter-guests"))
-MIRROR = "http://deb.debian.org/debian"
 KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
@@ -22,6 +21,16 @@ def missing(what):
     if os.environ.get("CI"):
         pytest.fail(what)
     pytest.skip(what)
+
+
+def mirror():
+    """Where this machine has its own packages from; every suite of Debian is there."""
+    lines = subprocess.run(["apt-get", "indextargets", "--format", "$(CODENAME) $(REPO_URI)"], check=True,
+                           capture_output=True, text=True).stdout.splitlines()
+    places = [line.split()[1] for line in lines if "-" not in line.split()[0]]
+    if not places:
+        missing("apt-get has no source of packages")
+    return places[0]
 
 
 class Suite:
@@ -46,7 +55,7 @@ class Suite:
                      "etc/preferences.d", "root"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
         (self.folder / "etc/sources.list").write_text(
-            f"deb [signed-by={KEYS}] {MIRROR} {self.name} main\n")
+            f"deb [signed-by={KEYS}] {mirror()} {self.name} main\n")
         subprocess.run(["apt-get", *self.options, "-q", "update"], check=True, capture_output=True)
 
     def depends(self, package, pattern):

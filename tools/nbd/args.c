@@ -68,7 +68,7 @@ static const struct row {
     { 'P', "partition", "NUM", "only this partition; with serve each is an export, NAME/NUM",
       QEMU_ONLY },
     { 'A', "allocation-depth", NULL, "offer the context qemu:allocation-depth", BOTH },
-    { 'B', "bitmap", "NAME", "offer a dirty bitmap", BOTH },
+    { 'B', "bitmap", "NAME", "offer the context qemu:dirty-bitmap:NAME; the image keeps it", BOTH },
     { 'r', "read-only", NULL, "nobody may write", BOTH },
     { OPT_RO, "ro", "IMAGE", "one more image, which nobody may write to", SERVE_ONLY },
     { 's', "snapshot", NULL, "writes go to a temporary file and are lost in the end", BOTH },
@@ -235,8 +235,7 @@ static bool take_value(int c, const char *v, struct args *a)
     case 'o':
         return size("--offset", v, &a->offset);
     case 'B':
-        complain("bitmap '%s': dirty bitmaps are not served yet", v);
-        return false;
+        return push(v, &a->bitmaps);
     case OPT_SELINUX:
         complain("--selinux-label: not supported");
         return false;
@@ -385,7 +384,7 @@ bool args_parse(int argc, char **argv, struct args *a, int *code)
     for (; optind < argc; optind++)
         if (vector_push(&a->images, argv[optind]) < 0)
             return false;
-    return check(a);
+    return (a->bitmaps.len == 0 || push(NULL, &a->bitmaps)) && check(a);
 }
 
 void args_free(struct args *a)
@@ -393,5 +392,6 @@ void args_free(struct args *a)
     vector_free(&a->images);
     vector_free(&a->read_only_images);
     vector_free(&a->allow);
+    vector_free(&a->bitmaps);
     vector_free(&a->objects);
 }

@@ -162,6 +162,7 @@ static int add_image(struct nbd_server *s, const char *file, const char *name, b
         .node = node,
         .read_only = read_only,
         .allocation_depth = a->allocation_depth,
+        .bitmaps = a->bitmaps.at,
     };
     if (ret == 0)
         ret = nbd_server_add(s, &x, err);

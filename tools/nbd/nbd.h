@@ -42,6 +42,7 @@ struct args {
     text_list objects;
 
     /* what is shown */
+    text_list bitmaps; /* and at the end NULL, when there are any */
     const char *export_name, *description, *load_snapshot, *partition;
     uint64_t offset;
     bool allocation_depth, read_only, snapshot;

@@ -9,8 +9,9 @@ struct tr {
     struct x86 *c;
     struct block *block;
     struct insn i;
-    uint64_t pc; /* of this instruction */
-    int kind;    /* the flags record's, when known; else -1 */
+    uint64_t pc;      /* of this instruction */
+    int kind;         /* the flags record's, when known; else -1 */
+    uint32_t fusible; /* a comparison is the last of so many operations */
     bool done;
     bool shadow; /* STI: one more instruction must follow in this block */
 };

@@ -60,7 +60,8 @@ static bool segmented(struct tr *t)
     unsigned mode = t->c->cpu.mode;
     if (mode & M_64)
         return t->i.seg >= FS;
-    return !(mode & M_FLAT) || t->i.seg >= FS || t->i.seg == CS; /* flat says nothing of CS */
+    /* Flat says nothing of CS: in real mode code is far from data whose segments are 0. */
+    return !(mode & M_FLAT) || t->i.seg >= FS || t->i.seg == CS;
 }
 
 /* The linear address is slot + *disp. */
@@ -74,6 +75,13 @@ unsigned address(struct tr *t, uint64_t *disp)
     if (i->asize == 8 && !seg && i->index < 0 && i->base >= 0) {
         *disp = d;
         return (unsigned)i->base;
+    }
+    if (i->asize == 8 && seg && i->index < 0) { /* a thread's or a CPU's own variables */
+        *disp = d;
+        if (i->base < 0)
+            return BASE + i->seg;
+        emit(t, IR_ADD64, a, BASE + i->seg, (unsigned)i->base, 0);
+        return a;
     }
     unsigned lea = i->asize == 8 ? IR_LEA : i->asize == 4 ? IR_LEA32 : IR_LEA16;
     if (i->base < 0 && i->index < 0) {
@@ -134,8 +142,13 @@ static unsigned stack_width(struct tr *t)
 void push_slot(struct tr *t, unsigned size, unsigned from)
 {
     unsigned w = stack_width(t), a = T3;
+    if (w == 3) {
+        emit(t, IR_ST8 + log2_of(size), 0, RSP, from, 0 - (uint64_t)size);
+        emit(t, IR_SUBI64, RSP, RSP, 0, size);
+        return;
+    }
     emit(t, IR_SUBI8 + w, T3, RSP, 0, size);
-    if (w != 3 && !(t->c->cpu.mode & M_FLAT)) {
+    if (!(t->c->cpu.mode & M_FLAT)) {
         emit(t, IR_ADD32, T4, T3, BASE + SS, 0);
         a = T4;
     }
@@ -146,14 +159,16 @@ void push_slot(struct tr *t, unsigned size, unsigned from)
 /* Loads the top of the stack; rsp moves by `size` + `more` afterwards. */
 void pop_slot(struct tr *t, unsigned size, unsigned to, uint64_t more)
 {
-    unsigned w = stack_width(t), a = RSP;
-    if (w != 3) {
-        emit(t, IR_MOV8 + w, T3, RSP, 0, 0);
-        a = T3;
-        if (!(t->c->cpu.mode & M_FLAT))
-            emit(t, IR_ADD32, T3, T3, BASE + SS, 0);
+    unsigned w = stack_width(t);
+    if (w == 3) {
+        emit(t, IR_LD8 + log2_of(size), to, RSP, 0, 0);
+        emit(t, IR_ADDI64, RSP, RSP, 0, size + more);
+        return;
     }
-    emit(t, IR_LD8 + log2_of(size), to, a, 0, 0);
+    emit(t, IR_MOV8 + w, T3, RSP, 0, 0);
+    if (!(t->c->cpu.mode & M_FLAT))
+        emit(t, IR_ADD32, T3, T3, BASE + SS, 0);
+    emit(t, IR_LD8 + log2_of(size), to, T3, 0, 0);
     emit(t, IR_ADDI8 + w, T3, RSP, 0, size + more);
     emit(t, IR_PUT8 + w, RSP, T3, 0, 0);
 }

@@ -19,6 +19,7 @@ static void alu_rm(struct tr *t, unsigned n, unsigned size, int second)
         if (d == T2)
             put_reg(t, t->i.rm, size, T2);
         t->kind = (int)(alu_families[n] * 4 + w);
+        t->fusible = t->block->n_ops;
         return;
     }
     /* The store may fault, so the flags come after it. */
@@ -56,6 +57,7 @@ static bool alu(struct tr *t)
     if (d == T2)
         put_reg(t, reg, size, T2);
     t->kind = (int)(alu_families[n] * 4 + w);
+    t->fusible = t->block->n_ops;
     return true;
 }
 
@@ -78,10 +80,40 @@ static unsigned flag_bits(const struct tr *t, unsigned cond)
     return t->kind == K_FLAGS * 4 ? bits[cond >> 1] : 0;
 }
 
+/* A comparison right before, of 32 or 64 bits, becomes one operation with the branch: it writes the record as well. The
+ * immediate lies in d and scale then, if it is that small. */
+static bool fuse(struct tr *t, unsigned cond, uint64_t target)
+{
+    static const uint16_t compare[16] = { [2] = IR_CBB32, IR_CBNB32,  IR_CBZ32,        IR_CBNZ32,
+                                          IR_CBBE32,      IR_CBNBE32, [12] = IR_CBL32, IR_CBNL32,
+                                          IR_CBLE32,      IR_CBNLE32 };
+    static const uint16_t test[16] = { [4] = IR_TBZ32, IR_TBNZ32, [8] = IR_TBS32, IR_TBNS32 };
+    struct ir_op *op = t->block->n_ops ? &t->block->ops[t->block->n_ops - 1] : NULL;
+    if (!op || op->d != IR_VOID || t->fusible != t->block->n_ops)
+        return false;
+    bool sub = op->op >= IR_SUBC8 && op->op <= IR_SUBIC64;
+    unsigned first = sub ? IR_SUBC8 : IR_ANDC8, form = op->op - first, w = form & 3;
+    uint16_t fused = (sub ? compare : test)[cond];
+    int64_t imm = (int64_t)op->imm;
+    bool immediate = form >= IR_IMMEDIATE;
+    if (!fused || w < IR_W32 || (immediate && imm != (int16_t)imm))
+        return false;
+    op->op = (uint16_t)(fused + (w == IR_W64) + (immediate ? 2 : 0));
+    op->d = (uint8_t)imm;
+    op->scale = (uint8_t)(imm >> 8);
+    op->imm = target;
+    op->at = (uint16_t)(t->pc - t->block->pc);
+    return true;
+}
+
 static void jcc(struct tr *t, unsigned cond)
 {
     unsigned set, branch;
     uint64_t yes = target_of(t), no = t->i.next;
+    if (fuse(t, cond, yes)) {
+        exit_to(t, no);
+        return;
+    }
     if (known_condition(t, cond, &set, &branch)) {
         emit(t, branch, 0, 0, 0, yes);
     } else if (flag_bits(t, cond)) {
@@ -149,18 +181,35 @@ static bool shift_constant(struct tr *t)
 
 static void inc_dec(struct tr *t, bool dec, unsigned size)
 {
-    unsigned w = log2_of(size), a = load_rm(t, size, T0);
-    carry(t);
-    emit(t, (dec ? IR_SUBI8 : IR_ADDI8) + w, T2, a, 0, 1);
-    store_rm(t, size, T2);
-    emit_record(t, dec ? K_DEC : K_INC, w, T2, T1);
+    unsigned w = log2_of(size), op = (dec ? IR_SUBI8 : IR_ADDI8) + w, to = T2;
+    if (t->i.mod == 3 && direct(size)) {
+        to = t->i.rm;
+        carry(t);
+        emit(t, op, to, to, 0, 1);
+    } else {
+        unsigned a = load_rm(t, size, T0);
+        carry(t);
+        emit(t, op, T2, a, 0, 1);
+        store_rm(t, size, T2);
+    }
+    emit_record(t, dec ? K_DEC : K_INC, w, to, T1);
 }
 
 static void extend(struct tr *t, unsigned from, bool sign)
 {
-    unsigned a = load_rm(t, from, T0);
-    emit(t, (sign ? IR_SEXT8 : IR_MOV8) + log2_of(from), T0, a, 0, 0);
-    put_reg(t, t->i.reg, t->i.osize, T0);
+    const struct insn *i = &t->i;
+    bool memory = i->mod != 3, whole = direct(i->osize) && (!sign || i->osize == 8);
+    unsigned w = log2_of(from), to = whole ? i->reg : T0;
+    if (memory && !sign) {
+        uint64_t disp;
+        unsigned a = address(t, &disp);
+        emit(t, IR_LD8 + w, to, a, 0, disp);
+    } else {
+        unsigned a = load_rm(t, from, T0);
+        emit(t, (sign ? IR_SEXT8 : IR_MOV8) + w, to, a, 0, 0);
+    }
+    if (!whole)
+        put_reg(t, i->reg, i->osize, T0);
 }
 
 static void near_call(struct tr *t)
@@ -257,8 +306,13 @@ static bool push_reg(struct tr *t)
 
 static bool pop_reg(struct tr *t)
 {
+    unsigned n = op_reg(t);
+    if (t->i.osize == 8 && n != RSP) {
+        pop_slot(t, 8, n, 0);
+        return true;
+    }
     pop_slot(t, t->i.osize, T0, 0);
-    put_reg(t, op_reg(t), t->i.osize, T0);
+    put_reg(t, n, t->i.osize, T0);
     return true;
 }
 
@@ -271,8 +325,10 @@ static bool push_imm(struct tr *t)
 
 static bool mov_imm(struct tr *t)
 {
-    emit(t, IR_MOVI, T0, 0, 0, (uint64_t)t->i.imm);
-    put_reg(t, op_reg(t), t->i.op & 8 ? t->i.osize : 1, T0);
+    unsigned size = t->i.op & 8 ? t->i.osize : 1, to = direct(size) ? op_reg(t) : T0;
+    emit(t, IR_MOVI, to, 0, 0, (uint64_t)t->i.imm & width_mask(size));
+    if (to == T0)
+        put_reg(t, op_reg(t), size, T0);
     return true;
 }
 
@@ -295,6 +351,7 @@ static bool test(struct tr *t)
         emit(t, IR_ANDC8 + w, IR_VOID, a, get_reg(t, i->reg, size, T1), 0);
     }
     t->kind = (int)(IR_KIND_LOGIC * 4 + w);
+    t->fusible = t->block->n_ops;
     return true;
 }
 
@@ -383,10 +440,16 @@ static bool ret(struct tr *t)
 
 static bool mov_rm_imm(struct tr *t)
 {
-    if (group(&t->i))
+    const struct insn *i = &t->i;
+    unsigned size = op_size(i);
+    if (group(i))
         return false;
-    emit(t, IR_MOVI, T0, 0, 0, (uint64_t)t->i.imm);
-    store_rm(t, op_size(&t->i), T0);
+    if (i->mod == 3 && direct(size)) {
+        emit(t, IR_MOVI, i->rm, 0, 0, (uint64_t)i->imm & width_mask(size));
+        return true;
+    }
+    emit(t, IR_MOVI, T0, 0, 0, (uint64_t)i->imm);
+    store_rm(t, size, T0);
     return true;
 }
 
@@ -453,7 +516,13 @@ static bool move_if(struct tr *t)
     const struct insn *i = &t->i;
     unsigned b = load_rm(t, i->osize, T1);
     condition(t, i->op & 15);
-    emit(t, IR_MOV8 + log2_of(i->osize), T2, i->reg, 0, 0);
+    if (direct(i->osize)) {
+        emit(t, IR_SELECT, i->reg, T0, b, 0);
+        if (i->osize == 4) /* the upper half goes either way */
+            emit(t, IR_PUT32, i->reg, i->reg, 0, 0);
+        return true;
+    }
+    emit(t, IR_MOV16, T2, i->reg, 0, 0);
     emit(t, IR_SELECT, T2, T0, b, 0);
     put_reg(t, i->reg, i->osize, T2);
     return true;
