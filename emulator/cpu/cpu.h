@@ -89,6 +89,8 @@ struct cpu {
     uint64_t instructions; /* executed, counted by whole blocks */
     const struct cpu_guest *guest;
     struct memory *memory;
+    _Atomic uint64_t seen; /* memory.c's: the newest map's number, */
+    _Atomic bool inside;   /* which counts while the CPU runs */
     unsigned tlb_mode;
     unsigned id;
     bool single; /* the next block is one instruction long and not kept */

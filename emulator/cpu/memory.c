@@ -1,7 +1,11 @@
 /* Guest physical memory.
  *
- * A map is an immutable array; a change publishes a new one. Old arrays and removed regions are kept until
- * the memory goes, since a CPU may still be looking at them; maps change rarely.
+ * A map is an immutable array; a change publishes a new one. Somebody may still be looking at the old array and at a region that was
+ * removed, so both retire with a number and are freed when nobody can:
+ *
+ * 1. A CPU looks within its blocks only. Told of the change it forgets the map between two blocks and writes the newest number down
+ *    (memory_seen); outside of cpu_run() it holds nothing.
+ * 2. Other threads count themselves in `readers` while they look.
  */
 #include "memory_map.h"
 
@@ -13,16 +17,19 @@
 #include <string.h>
 
 struct map {
-    struct map *older;
+    struct map *older; /* in the list of retired ones, the last one first */
+    uint64_t retired;
+    struct memory_region *gone; /* was removed with the change that retired this map */
     size_t count;
     struct memory_region *regions[];
 };
 
 struct memory {
     _Atomic(struct map *) map;
-    pthread_mutex_t lock; /* guards changes, the lists of regions and of CPUs */
-    struct memory_region **all;
-    size_t n_all;
+    _Atomic uint64_t changes;
+    _Atomic unsigned readers;
+    pthread_mutex_t lock; /* guards changes, retired maps and the list of CPUs */
+    struct map *retired;
     struct cpu **cpus;
     size_t n_cpus;
 };
@@ -41,22 +48,75 @@ struct memory *memory_new(void)
     return memory;
 }
 
+static void free_region(struct memory_region *region)
+{
+    if (region)
+        free((void *)region->code);
+    free(region);
+}
+
+/* A map and those that retired before it. */
+static void free_maps(struct map *map)
+{
+    while (map) {
+        struct map *older = map->older;
+        free_region(map->gone);
+        free(map);
+        map = older;
+    }
+}
+
 void memory_free(struct memory *memory)
 {
     if (!memory)
         return;
-    for (struct map *map = atomic_load(&memory->map), *older; map; map = older) {
-        older = map->older;
-        free(map);
-    }
-    for (size_t i = 0; i < memory->n_all; i++) {
-        free((void *)memory->all[i]->code);
-        free(memory->all[i]);
-    }
-    free(memory->all);
+    struct map *map = atomic_load(&memory->map);
+    for (size_t i = 0; i < map->count; i++)
+        free_region(map->regions[i]);
+    free(map);
+    free_maps(memory->retired);
     free(memory->cpus);
     pthread_mutex_destroy(&memory->lock);
     free(memory);
+}
+
+void memory_seen(struct memory *memory, struct cpu *cpu)
+{
+    atomic_store(&cpu->seen, atomic_load(&memory->changes));
+}
+
+/* With the lock held: what nobody looks at any more goes. */
+static void reclaim(struct memory *memory)
+{
+    uint64_t seen = atomic_load(&memory->changes);
+    if (atomic_load(&memory->readers))
+        return;
+    for (size_t i = 0; i < memory->n_cpus; i++) {
+        const struct cpu *cpu = memory->cpus[i];
+        uint64_t its = atomic_load(&cpu->seen);
+        if (atomic_load(&cpu->inside) && its < seen)
+            seen = its;
+    }
+    struct map **at = &memory->retired;
+    while (*at && (*at)->retired > seen)
+        at = &(*at)->older;
+    free_maps(*at);
+    *at = NULL;
+}
+
+/* Whether this thread has to count itself; a CPU's does not. */
+static bool enter(struct memory *memory)
+{
+    if (cpu_current())
+        return false;
+    atomic_fetch_add(&memory->readers, 1);
+    return true;
+}
+
+static void leave(struct memory *memory, bool entered)
+{
+    if (entered)
+        atomic_fetch_sub(&memory->readers, 1);
 }
 
 /* With the lock held: a copy of the map with room for one more. */
@@ -65,7 +125,8 @@ static struct map *copy_map(struct memory *memory)
     struct map *old = atomic_load(&memory->map);
     struct map *map = malloc(sizeof *map + (old->count + 1) * sizeof map->regions[0]);
     if (map) {
-        map->older = old;
+        map->older = NULL;
+        map->gone = NULL;
         map->count = old->count;
         memcpy(map->regions, old->regions, old->count * sizeof map->regions[0]);
     }
@@ -73,9 +134,15 @@ static struct map *copy_map(struct memory *memory)
 }
 
 /* Other bytes may stand now at the addresses of a region of RAM, so that what was translated from there goes. */
-static void publish(struct memory *memory, struct map *map, const struct memory_region *changed)
+static void publish(struct memory *memory, struct map *map, const struct memory_region *changed,
+                    struct memory_region *gone)
 {
+    struct map *old = atomic_load(&memory->map);
+    old->gone = gone;
+    old->older = memory->retired;
+    memory->retired = old;
     atomic_store(&memory->map, map);
+    old->retired = atomic_fetch_add(&memory->changes, 1) + 1;
     for (size_t i = 0; i < memory->n_cpus; i++) {
         cpu_request(memory->cpus[i], CPU_REQUEST_FLUSH);
         uint64_t pages = changed->host ? changed->size >> GUEST_PAGE_BITS : 0;
@@ -84,6 +151,7 @@ static void publish(struct memory *memory, struct map *map, const struct memory_
         if (pages > 16)
             cpu_request_drop(memory->cpus[i], ~(uint64_t)0);
     }
+    reclaim(memory);
 }
 
 static int add(struct memory *memory, struct memory_region region)
@@ -93,10 +161,7 @@ static int add(struct memory *memory, struct memory_region region)
     pthread_mutex_lock(&memory->lock);
     int ret = -ENOMEM;
     struct memory_region *copy = malloc(sizeof *copy);
-    struct memory_region **all = realloc(memory->all, (memory->n_all + 1) * sizeof memory->all[0]);
-    if (all)
-        memory->all = all;
-    struct map *map = all && copy ? copy_map(memory) : NULL;
+    struct map *map = copy ? copy_map(memory) : NULL;
     if (map && region.host)
         region.code = calloc(region.size >> GUEST_PAGE_BITS, 1);
     if (!map || (region.host && !region.code)) {
@@ -104,9 +169,8 @@ static int add(struct memory *memory, struct memory_region region)
         free(copy);
     } else {
         *copy = region;
-        all[memory->n_all++] = copy;
         map->regions[map->count++] = copy;
-        publish(memory, map, copy);
+        publish(memory, map, copy, NULL);
         ret = 0;
     }
     pthread_mutex_unlock(&memory->lock); /* one way out, error or not */
@@ -139,11 +203,11 @@ int memory_remove(struct memory *memory, uint64_t address)
     for (size_t i = map ? map->count : 0; i-- > 0 && ret;) {
         if (map->regions[i]->start != address)
             continue;
-        const struct memory_region *gone = map->regions[i];
+        struct memory_region *gone = map->regions[i];
         memmove(&map->regions[i], &map->regions[i + 1],
                 (map->count - i - 1) * sizeof map->regions[0]);
         map->count--;
-        publish(memory, map, gone);
+        publish(memory, map, gone, gone);
         ret = 0;
     }
     if (ret)
@@ -216,7 +280,7 @@ void memory_store(struct memory *memory, uint64_t address, unsigned size, uint64
     }
 }
 
-void *memory_host(struct memory *memory, uint64_t address, bool write, uint64_t *length)
+static void *host_piece(struct memory *memory, uint64_t address, bool write, uint64_t *length)
 {
     bool whole;
     const struct memory_region *region = memory_find(memory, address, &whole);
@@ -233,25 +297,62 @@ void *memory_host(struct memory *memory, uint64_t address, bool write, uint64_t 
     return region->host + offset;
 }
 
+void *memory_host(struct memory *memory, uint64_t address, bool write, uint64_t *length)
+{
+    bool entered = enter(memory);
+    void *host = host_piece(memory, address, write, length);
+    leave(memory, entered);
+    return host;
+}
+
+/* Pages with code among `length` bytes that lie in one piece. */
+static void piece_written(struct memory *memory, uint64_t address, uint64_t length)
+{
+    bool whole;
+    const struct memory_region *region = memory_find(memory, address, &whole);
+    if (!region || !region->host) /* a newer map */
+        return;
+    uint64_t first = (address - region->start) >> GUEST_PAGE_BITS;
+    uint64_t last = (address + length - 1 - region->start) >> GUEST_PAGE_BITS;
+    for (uint64_t n = first; n <= last && n < region->size >> GUEST_PAGE_BITS; n++) {
+        if (atomic_load_explicit(&region->code[n], memory_order_relaxed))
+            memory_code_written(memory, region->start + (n << GUEST_PAGE_BITS), NULL);
+    }
+}
+
 void memory_written(struct memory *memory, uint64_t address, uint64_t length)
 {
-    uint64_t end = address + length;
-    for (uint64_t page = address & GUEST_PAGE_MASK; page < end; page += GUEST_PAGE_SIZE)
-        memory_code_written(memory, page, NULL);
+    bool entered = enter(memory);
+    while (length) {
+        uint64_t piece = 0;
+        if (host_piece(memory, address, false, &piece))
+            piece_written(memory, address, piece < length ? piece : length);
+        else
+            piece = GUEST_PAGE_SIZE - (address & ~GUEST_PAGE_MASK);
+        if (piece >= length)
+            break;
+        address += piece;
+        length -= piece;
+    }
+    leave(memory, entered);
 }
 
 void memory_read(struct memory *memory, uint64_t address, void *data, size_t length)
 {
+    bool entered = enter(memory);
     uint8_t *to = data;
     for (; length; length--)
         *to++ = (uint8_t)memory_load(memory, address++, 1);
+    leave(memory, entered);
 }
 
 void memory_write(struct memory *memory, uint64_t address, const void *data, size_t length)
 {
+    bool entered = enter(memory);
     const uint8_t *from = data;
     for (; length; length--)
         memory_store(memory, address++, 1, *from++);
+    leave(memory, entered);
 }
 
 int memory_attach(struct memory *memory, struct cpu *cpu)
@@ -261,6 +362,7 @@ int memory_attach(struct memory *memory, struct cpu *cpu)
     if (cpus) {
         memory->cpus = cpus;
         cpus[memory->n_cpus++] = cpu;
+        memory_seen(memory, cpu);
     }
     pthread_mutex_unlock(&memory->lock); /* one way out, error or not */
     return cpus ? 0 : -ENOMEM;

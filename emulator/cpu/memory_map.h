@@ -24,6 +24,8 @@ void memory_store(struct memory *memory, uint64_t address, unsigned size, uint64
 /* A CPU takes part: it is told of changes to the map and to code. 0 or ENOMEM. */
 int memory_attach(struct memory *memory, struct cpu *cpu);
 void memory_detach(struct memory *memory, struct cpu *cpu);
+/* The CPU holds nothing of an older map. Between two blocks. */
+void memory_seen(struct memory *memory, struct cpu *cpu);
 /* Blocks of this page are about to exist on `cpu`: writes of all CPUs must go the slow way. */
 void memory_mark_code(struct memory *memory, uint64_t address, struct cpu *cpu);
 /* Written on `cpu` (NULL: by a device): everybody else drops the blocks of this page. */

@@ -114,8 +114,10 @@ static bool attend(struct cpu *cpu)
         /* RETRY is an event; the others but STOP and LINE are taken by who handles them. */
         unsigned requests = atomic_fetch_and(
             &cpu->request, ~(unsigned)(CPU_REQUEST_RETRY | CPU_REQUEST_FLUSH | CPU_REQUEST_DROP));
-        if (requests & CPU_REQUEST_FLUSH)
+        if (requests & CPU_REQUEST_FLUSH) {
             cpu_forget_map(cpu);
+            memory_seen(cpu->memory, cpu);
+        }
         if (requests & CPU_REQUEST_DROP)
             drop_pages(cpu);
         if (requests & CPU_REQUEST_STOP) {
@@ -161,6 +163,7 @@ static void loop(struct cpu *cpu)
 enum cpu_exit cpu_run(struct cpu *cpu)
 {
     current = cpu;
+    atomic_store(&cpu->inside, true);
     cpu->reset = false;
     /* Exceptions come back here; delivering one may raise the next. */
     int why = sigsetjmp(cpu->back, 0);
@@ -170,6 +173,7 @@ enum cpu_exit cpu_run(struct cpu *cpu)
         cpu->guest->deliver(cpu);
     }
     loop(cpu);
+    atomic_store(&cpu->inside, false);
     current = NULL;
     return cpu->reset ? CPU_EXIT_RESET : CPU_EXIT_STOPPED;
 }
