@@ -1,5 +1,6 @@
 /* The table of commands. */
 #include <string.h>
+#include <time.h>
 
 #include "base/error.h"
 #include "base/macros.h"
@@ -13,6 +14,19 @@ static void request(struct monitor *m, enum machine_request what)
     machine_request(m->machine, what);
 }
 
+/* So that the next command finds it done. A guest may keep it waiting for a moment, but not for ever. */
+static void request_and_wait(struct monitor *m, enum machine_request what, bool running)
+{
+    enum { PATIENCE_MS = 5000 };
+
+    request(m, what);
+    for (int i = 0; i < PATIENCE_MS; i++) {
+        if ((machine_state(m->machine) == MACHINE_RUNNING) == running)
+            return;
+        nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+    }
+}
+
 static void quit(struct monitor *m, const char *args)
 {
     (void)args;
@@ -22,14 +36,14 @@ static void quit(struct monitor *m, const char *args)
 static void stop(struct monitor *m, const char *args)
 {
     (void)args;
-    request(m, MACHINE_STOP);
+    request_and_wait(m, MACHINE_STOP, false);
 }
 
 static void cont(struct monitor *m, const char *args)
 {
     (void)args;
     m->prelaunch = false;
-    request(m, MACHINE_CONT);
+    request_and_wait(m, MACHINE_CONT, true);
 }
 
 static void reset(struct monitor *m, const char *args)

@@ -1,7 +1,7 @@
 /* The monitor: commands typed by people, or by programs that play them.
  *
  * Threads: lines are carried out on the chardevs' thread, one at a time. Commands that change the machine are requests; the
- * monitor does not wait for them.
+ * monitor waits for stop and cont, and for no other.
  */
 #ifndef MONITOR_MONITOR_H
 #define MONITOR_MONITOR_H

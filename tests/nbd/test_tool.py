@@ -348,6 +348,29 @@ def test_load_snapshot(img, qemu_io, serve, tmp, what):
         assert w.do(WRITE, 0, 512, b"x" * 512) == 1
 
 
+@pytest.mark.parametrize("fmt", ["raw", "qcow2", "vmdk", "vhdx"])
+def test_grow(img, serve, need_tool, tmp, fmt):
+    """A small image takes a large one; what is large enough stays, and what nobody may write to, too."""
+    img("create", "-f", fmt, "b", "1M")
+    img("create", "-f", "qcow2", "large", "5G")
+    img("create", "-f", "qcow2", "ro", "1M")
+    server = serve("-f", fmt, "--grow=1G", "b", command="serve")
+    run("/usr/bin/python3", "-c", f"""
+import nbd
+h = nbd.NBD()
+h.connect_uri("{server.uri}")
+assert h.get_size() == 1 << 30
+h.pwrite(b"z" * 4096, (1 << 30) - 4096)
+h.flush()
+""")
+    server.stop()
+    assert img("info", "--output=json", "b").json["actual-size"] < 40 << 20
+    assert img("info", "--output=json", "-f", fmt, "b").json["virtual-size"] == 1 << 30
+    serve("-f", "qcow2", "--grow=1G", "large", "--ro", "ro").stop()
+    assert img("info", "--output=json", "large").json["virtual-size"] == 5 << 30
+    assert img("info", "--output=json", "ro").json["virtual-size"] == 1 << 20
+
+
 def test_offset(serve, content):
     server = serve("-o", "1M", "-f", "raw", "a.raw", command=None)
     with Wire(server.socket).ready() as w:

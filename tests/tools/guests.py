@@ -5,6 +5,7 @@ and without what was kept a test is skipped, in CI it fails.
 """
 
 import gzip
+import lzma
 import os
 import re
 import shutil
@@ -96,9 +97,18 @@ def busybox():
     return Suite("bookworm").file("bin/busybox", "busybox-static")
 
 
-def initrd(path, script):
-    """An initrd that runs this script with busybox's shell; its tools are in the path."""
+def module(suite, name):
+    """A module of that kernel, unpacked."""
+    found = list(kernel(suite).parents[1].glob(f"**/kernel/**/{name}.ko*"))
+    data = found[0].read_bytes()
+    return lzma.decompress(data) if found[0].suffix == ".xz" else data
+
+
+def initrd(path, script, more=None):
+    """An initrd that runs this script with busybox's shell; its tools are in the path. more: further files, in
+    folders that there are."""
     files = {"bin/busybox": (0o755, busybox().read_bytes())}
+    files |= {name: (0o755, content) for name, content in (more or {}).items()}
     files["init"] = (0o755, ("#!/bin/busybox sh\n/bin/busybox --install -s /bin\n"
                              "mount -t proc proc /proc; mount -t sysfs sysfs /sys\n"
                              "mount -t devtmpfs dev /dev\n" + script).encode())

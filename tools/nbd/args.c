@@ -34,6 +34,7 @@ enum {
     OPT_STATS,
     OPT_THREADS,
     OPT_MEMORY,
+    OPT_GROW,
 };
 
 enum use { BOTH, QEMU_ONLY, SERVE_ONLY, OURS };
@@ -71,6 +72,8 @@ static const struct row {
     { 'B', "bitmap", "NAME", "offer the context qemu:dirty-bitmap:NAME; the image keeps it", BOTH },
     { 'r', "read-only", NULL, "nobody may write", BOTH },
     { OPT_RO, "ro", "IMAGE", "one more image, which nobody may write to", SERVE_ONLY },
+    { OPT_GROW, "grow", "SIZE",
+      "make smaller images so large first; files grow as they are written", OURS },
     { 's', "snapshot", NULL, "writes go to a temporary file and are lost in the end", BOTH },
     { 'l', "load-snapshot", "SNAPSHOT",
       "an internal snapshot, read-only: its id or name, or snapshot.id=ID,snapshot.name=NAME",
@@ -245,6 +248,8 @@ static bool take_value(int c, const char *v, struct args *a)
         return number("--threads", v, 1024, &a->threads);
     case OPT_MEMORY:
         return size("--memory", v, &a->memory);
+    case OPT_GROW:
+        return size("--grow", v, &a->grow);
     case OPT_CACHE:
     case OPT_DISCARD:
     case OPT_DETECT:
@@ -320,6 +325,10 @@ static bool check(const struct args *a)
     }
     if (a->socket && (a->port_given || a->address)) {
         complain("a unix socket has no port and no address: -k goes without -p and -b");
+        return false;
+    }
+    if (a->grow && (a->read_only || a->load_snapshot || a->partition || a->offset)) {
+        complain("--grow changes whole images: it goes without -r, -l, -P and -o");
         return false;
     }
     if (a->tls_authz && !a->tls_creds) {

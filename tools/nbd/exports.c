@@ -56,10 +56,11 @@ static json_t *describe(const char *name, const struct args *a, struct error **e
 static int open_described(json_t *desc, const struct args *a, bool read_only, const char *node_name,
                           struct blk_node **out, struct error **err)
 {
-    unsigned flags = read_only ? 0 : BLK_OPEN_RDWR;
+    unsigned flags = read_only ? 0 : BLK_OPEN_RDWR | (a->grow ? BLK_OPEN_RESIZE : 0);
 
     if (a->snapshot)
-        return overlay_open(desc, a->cache, BLK_OPEN_RDWR, out, err);
+        return overlay_open(desc, a->cache, BLK_OPEN_RDWR | (a->grow ? BLK_OPEN_RESIZE : 0), out,
+                            err);
     _cleanup_free_ char *text = json_dumps(desc, JSON_COMPACT);
     if (!text)
         return error_set(err, ENOMEM, "out of memory");
@@ -67,6 +68,12 @@ static int open_described(json_t *desc, const struct args *a, bool read_only, co
         .cache = a->cache, .node_name = node_name, .image_opts = true, .flags = flags
     };
     return blk_open(text, &open, out, err);
+}
+
+/* It is never made smaller. */
+static int grow(struct blk_node *node, uint64_t size, struct error **err)
+{
+    return blk_size(node) < size ? blk_resize(node, size, BLK_PREALLOC_OFF, err) : 0;
 }
 
 /* Windows have no snapshots; the disk below them has. */
@@ -154,6 +161,8 @@ static int add_image(struct nbd_server *s, const char *file, const char *name, b
     _cleanup_json_ json_t *desc = describe(file, a, err);
     int ret = desc ? open_described(desc, a, read_only, a->serve ? node_name : NULL, &node, err)
                    : -EINVAL;
+    if (ret == 0 && a->grow && !read_only)
+        ret = grow(node, a->grow, err);
     if (ret == 0 && a->load_snapshot)
         ret = view_snapshot(below_windows(node), a->load_snapshot, err);
     struct nbd_export x = {

@@ -44,7 +44,7 @@ struct args {
     /* what is shown */
     text_list bitmaps; /* and at the end NULL, when there are any */
     const char *export_name, *description, *load_snapshot, *partition;
-    uint64_t offset;
+    uint64_t offset, grow;
     bool allocation_depth, read_only, snapshot;
     const char *format, *cache, *discard, *detect_zeroes;
     bool image_opts;

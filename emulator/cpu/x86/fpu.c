@@ -354,11 +354,9 @@ static void registers(struct x86 *c, const struct insn *i)
     unsigned g = group(i), n = i->modrm & 7, op = i->op;
     struct f80_env env = fpu_env(c);
     switch (op << 4 | g) {
-    case 0xd90: {
-        struct f80 v = fpu_get(c, &env, n);
-        fpu_push(c, &env, v);
+    case 0xd90:
+        fpu_push(c, &env, fpu_get(c, &env, n));
         break;
-    }
     case 0xd91:
     case 0xdd1:
     case 0xdf1:

@@ -41,102 +41,57 @@ static bool lockable(const struct insn *i)
     }
 }
 
+#define ROW(n, fn) [n...(n) + 5] = fn
+static x86_helper *const one_byte_table[256] = {
+    ROW(0x00, h_alu),
+    ROW(0x08, h_alu),
+    ROW(0x10, h_alu),
+    ROW(0x18, h_alu),
+    ROW(0x20, h_alu),
+    ROW(0x28, h_alu),
+    ROW(0x30, h_alu),
+    ROW(0x38, h_alu),
+    [0x69] = h_imul,
+    [0x6b] = h_imul,
+    [0x80 ... 0x81] = h_alu,
+    [0x83] = h_alu,
+    [0x86 ... 0x87] = h_xchg,
+    [0x8f] = h_pop_rm,
+    [0x90 ... 0x97] = h_xchg_ax,
+    [0x9b] = h_fwait,
+    [0x9c] = h_pushf,
+    [0x9d] = h_popf,
+    [0x9e] = h_sahf,
+    [0x9f] = h_lahf,
+    [0xa0 ... 0xa3] = h_moffs,
+    [0xa4 ... 0xa7] = h_string,
+    [0xaa ... 0xaf] = h_string,
+    [0xc0 ... 0xc1] = h_shift,
+    [0xc8] = h_enter,
+    [0xc9] = h_leave,
+    [0xd0 ... 0xd3] = h_shift,
+    [0xd7] = h_xlat,
+    [0xf5] = h_flagop,
+    [0xf8 ... 0xf9] = h_flagop,
+    [0xfc ... 0xfd] = h_flagop,
+};
+
+/* Those that 64-bit mode did away with. */
+static x86_helper *const old_table[256] = {
+    [0x27] = h_bcd,  [0x2f] = h_bcd,   [0x37] = h_bcd, [0x3f] = h_bcd, [0x60] = h_pusha,
+    [0x61] = h_popa, [0x62] = h_bound, [0x82] = h_alu, [0xd4] = h_bcd, [0xd5] = h_bcd,
+};
+
 static x86_helper *one_byte(const struct insn *i)
 {
     unsigned op = i->op, g = group(i);
-    if (op < 0x40 && (op & 7) < 6)
-        return h_alu;
-    switch (op) {
-    case 0x27:
-    case 0x2f:
-    case 0x37:
-    case 0x3f:
-    case 0xd4:
-    case 0xd5:
-        return i->is64 ? NULL : h_bcd;
-    case 0x60:
-        return i->is64 ? NULL : h_pusha;
-    case 0x61:
-        return i->is64 ? NULL : h_popa;
-    case 0x62:
-        return i->is64 || i->mod == 3 ? NULL : h_bound;
-    case 0x69:
-    case 0x6b:
-        return h_imul;
-    case 0x82:
-        return i->is64 ? NULL : h_alu;
-    case 0x80:
-    case 0x81:
-    case 0x83:
-        return h_alu;
-    case 0x86:
-    case 0x87:
-        return h_xchg;
-    case 0x8f:
-        return g ? NULL : h_pop_rm;
-    case 0x90:
-    case 0x91:
-    case 0x92:
-    case 0x93:
-    case 0x94:
-    case 0x95:
-    case 0x96:
-    case 0x97:
-        return h_xchg_ax;
-    case 0x9b:
-        return h_fwait;
-    case 0x9c:
-        return h_pushf;
-    case 0x9d:
-        return h_popf;
-    case 0x9e:
-        return h_sahf;
-    case 0x9f:
-        return h_lahf;
-    case 0xa0:
-    case 0xa1:
-    case 0xa2:
-    case 0xa3:
-        return h_moffs;
-    case 0xa4:
-    case 0xa5:
-    case 0xa6:
-    case 0xa7:
-    case 0xaa:
-    case 0xab:
-    case 0xac:
-    case 0xad:
-    case 0xae:
-    case 0xaf:
-        return h_string;
-    case 0xc0:
-    case 0xc1:
-    case 0xd0:
-    case 0xd1:
-    case 0xd2:
-    case 0xd3:
-        return h_shift;
-    case 0xc8:
-        return h_enter;
-    case 0xc9:
-        return h_leave;
-    case 0xd7:
-        return h_xlat;
-    case 0xf5:
-    case 0xf8:
-    case 0xf9:
-    case 0xfc:
-    case 0xfd:
-        return h_flagop;
-    case 0xf6:
-    case 0xf7:
+    if (old_table[op])
+        return i->is64 || (op == 0x62 && i->mod == 3) ? NULL : old_table[op];
+    if (op == 0xf6 || op == 0xf7)
         return g > 3 ? h_muldiv : g > 1 ? h_unary : NULL;
-    case 0xfe:
-    case 0xff:
+    if (op == 0xfe || op == 0xff)
         return g < 2 ? h_unary : NULL;
-    default:
-        return NULL;
-    }
+    return op == 0x8f && g ? NULL : one_byte_table[op];
 }
 
 static x86_helper *group_c7(struct x86 *c, const struct insn *i)

@@ -185,6 +185,38 @@ static bool ssse3(unsigned op, union xmm *a, const union xmm *b, unsigned size)
     return true;
 }
 
+static bool compare(unsigned op, union xmm *a, const union xmm *b, unsigned size)
+{
+    switch (op) {
+    case 0x64:
+        BYTES((int8_t)x > (int8_t)y ? 0xff : 0);
+    case 0x65:
+        WORDS((int16_t)x > (int16_t)y ? 0xffff : 0);
+    case 0x66:
+        DWORDS((int32_t)x > (int32_t)y ? ~0u : 0);
+    case 0x74:
+        BYTES(x == y ? 0xff : 0);
+    case 0x75:
+        WORDS(x == y ? 0xffff : 0);
+    default:
+        DWORDS(x == y ? ~0u : 0);
+    }
+}
+
+static bool extreme(unsigned op, union xmm *a, const union xmm *b, unsigned size)
+{
+    switch (op) {
+    case 0xda:
+        BYTES(x < y ? x : y);
+    case 0xde:
+        BYTES(x > y ? x : y);
+    case 0xea:
+        WORDS((int16_t)x < (int16_t)y ? x : y);
+    default:
+        WORDS((int16_t)x > (int16_t)y ? x : y);
+    }
+}
+
 bool simd_packed(uint16_t full, union xmm *a, const union xmm *b, unsigned size)
 {
     unsigned op = full & 0xff;
@@ -211,17 +243,12 @@ bool simd_packed(uint16_t full, union xmm *a, const union xmm *b, unsigned size)
         pack(a, b, size, op);
         return true;
     case 0x64:
-        BYTES((int8_t)x > (int8_t)y ? 0xff : 0);
     case 0x65:
-        WORDS((int16_t)x > (int16_t)y ? 0xffff : 0);
     case 0x66:
-        DWORDS((int32_t)x > (int32_t)y ? ~0u : 0);
     case 0x74:
-        BYTES(x == y ? 0xff : 0);
     case 0x75:
-        WORDS(x == y ? 0xffff : 0);
     case 0x76:
-        DWORDS(x == y ? ~0u : 0);
+        return compare(op, a, b, size);
     case 0xd1:
     case 0xd2:
     case 0xd3:
@@ -238,13 +265,10 @@ bool simd_packed(uint16_t full, union xmm *a, const union xmm *b, unsigned size)
     case 0xe5:
         WORDS((int16_t)x * (int16_t)y >> 16);
     case 0xda:
-        BYTES(x < y ? x : y);
     case 0xde:
-        BYTES(x > y ? x : y);
     case 0xea:
-        WORDS((int16_t)x < (int16_t)y ? x : y);
     case 0xee:
-        WORDS((int16_t)x > (int16_t)y ? x : y);
+        return extreme(op, a, b, size);
     case 0xdb:
         QWORDS(x & y);
     case 0xdf:

@@ -346,7 +346,8 @@ static x86_helper *group_ae(struct x86 *c, const struct insn *i)
     }
 }
 
-static x86_helper *map_0f(struct x86 *c, const struct insn *i)
+/* Moves of whole registers, halves and elements. */
+static x86_helper *moves(const struct insn *i)
 {
     unsigned op = i->op & 0xff;
     bool sse = i->opsize || i->rep;
@@ -373,11 +374,6 @@ static x86_helper *map_0f(struct x86 *c, const struct insn *i)
     case 0x14:
     case 0x15:
         return i->rep ? NULL : h_unpack;
-    case 0x54:
-    case 0x55:
-    case 0x56:
-    case 0x57:
-        return i->rep ? NULL : h_logic;
     case 0x6e:
     case 0xc4:
     case 0xc5:
@@ -388,6 +384,24 @@ static x86_helper *map_0f(struct x86 *c, const struct insn *i)
         return i->rep == 0xf2 ? NULL : h_between;
     case 0xd6:
         return i->opsize || (i->rep && i->mod == 3) ? h_between : NULL;
+    default:
+        return NULL;
+    }
+}
+
+static x86_helper *map_0f(struct x86 *c, const struct insn *i)
+{
+    unsigned op = i->op & 0xff;
+    bool sse = i->opsize || i->rep;
+    x86_helper *move = moves(i);
+    if (move)
+        return move;
+    switch (op) {
+    case 0x54:
+    case 0x55:
+    case 0x56:
+    case 0x57:
+        return i->rep ? NULL : h_logic;
     case 0x70:
     case 0xc6:
         return h_shuffle;

@@ -514,114 +514,77 @@ static void h_invpcid(struct x86 *c, const struct insn *i)
         cpu_flush_local(&c->cpu);
 }
 
+/* By opcode, two-byte ones from 0x100. */
+static x86_helper *const table_of_all[512] = {
+    [0x06] = h_push_seg,
+    [0x07] = h_pop_seg,
+    [0x0e] = h_push_seg,
+    [0x16] = h_push_seg,
+    [0x17] = h_pop_seg,
+    [0x1e] = h_push_seg,
+    [0x1f] = h_pop_seg,
+    [0x63] = h_arpl,
+    [0x6c ... 0x6f] = h_string_io,
+    [0x8c] = h_mov_from_seg,
+    [0x8e] = h_mov_seg,
+    [0x9a] = h_far,
+    [0xc4 ... 0xc5] = h_load_far,
+    [0xca ... 0xcb] = h_retf,
+    [0xcc ... 0xce] = h_int,
+    [0xcf] = h_iret,
+    [0xe4 ... 0xe7] = h_io,
+    [0xea] = h_far,
+    [0xec ... 0xef] = h_io,
+    [0xf1] = h_int,
+    [0xf4] = h_hlt,
+    [0xfa] = h_cli,
+    [0xfb] = h_sti_alone,
+    [0xff] = h_far,
+    [0x100] = h_0f00,
+    [0x101] = h_0f01,
+    [0x102 ... 0x103] = h_lar,
+    [0x105] = h_syscall,
+    [0x106] = h_clts,
+    [0x107] = h_sysret,
+    [0x108 ... 0x109] = h_invd,
+    [0x120] = h_mov_cr,
+    [0x121] = h_mov_dr,
+    [0x122] = h_mov_cr,
+    [0x123] = h_mov_dr,
+    [0x130] = h_msr,
+    [0x131] = h_rdtsc,
+    [0x132] = h_msr,
+    [0x134] = h_sysenter,
+    [0x135] = h_sysexit,
+    [0x1a0] = h_push_seg,
+    [0x1a1] = h_pop_seg,
+    [0x1a2] = h_cpuid,
+    [0x1a8] = h_push_seg,
+    [0x1a9] = h_pop_seg,
+    [0x1b2] = h_load_far,
+    [0x1b4 ... 0x1b5] = h_load_far,
+};
+
+/* What 64-bit mode did away with; 0xc4 and 0xc5 are VEX there. */
+static bool gone(const struct insn *i)
+{
+    x86_helper *fn = i->op < MAP_0F ? table_of_all[i->op] : NULL;
+    return i->is64 && (fn == h_push_seg || fn == h_pop_seg || fn == h_arpl || i->op == 0x9a ||
+                       i->op == 0xea || fn == h_load_far || i->op == 0xce);
+}
+
 x86_helper *x86_find_system(struct x86 *c, const struct insn *i)
 {
-    switch (i->op) {
-    case 0x06:
-    case 0x0e:
-    case 0x16:
-    case 0x1e:
-        return i->is64 ? NULL : h_push_seg;
-    case 0x1a0:
-    case 0x1a8:
-        return h_push_seg;
-    case 0x07:
-    case 0x17:
-    case 0x1f:
-        return i->is64 ? NULL : h_pop_seg;
-    case 0x1a1:
-    case 0x1a9:
-        return h_pop_seg;
-    case 0x63:
-        return i->is64 ? NULL : h_arpl;
-    case 0x6c:
-    case 0x6d:
-    case 0x6e:
-    case 0x6f:
-        return h_string_io;
-    case 0x8c:
-        return h_mov_from_seg;
-    case 0x8e:
-        return h_mov_seg;
-    case 0x9a:
-    case 0xea:
-        return i->is64 ? NULL : h_far;
-    case 0xc4:
-    case 0xc5:
-        return i->is64 || i->mod == 3 ? NULL : h_load_far;
-    case 0x1b2:
-    case 0x1b4:
-    case 0x1b5:
-        return i->mod == 3 ? NULL : h_load_far;
-    case 0xca:
-    case 0xcb:
-        return h_retf;
-    case 0xcc:
-    case 0xcd:
-    case 0xf1:
-        return h_int;
-    case 0xce:
-        return i->is64 ? NULL : h_int;
-    case 0xcf:
-        return h_iret;
-    case 0xe4:
-    case 0xe5:
-    case 0xe6:
-    case 0xe7:
-    case 0xec:
-    case 0xed:
-    case 0xee:
-    case 0xef:
-        return h_io;
-    case 0xf4:
-        return h_hlt;
-    case 0xfa:
-        return h_cli;
-    case 0xfb:
-        return h_sti_alone;
-    case 0xff:
-        return i->mod != 3 && (group(i) == 3 || group(i) == 5) ? h_far : NULL;
-    case 0x100:
-        return h_0f00;
-    case 0x101:
-        return h_0f01;
-    case 0x102:
-    case 0x103:
-        return h_lar;
-    case 0x105:
-        return h_syscall;
-    case 0x106:
-        return h_clts;
-    case 0x107:
-        return h_sysret;
-    case 0x108:
-    case 0x109:
-        return h_invd;
-    case 0x120:
-    case 0x122:
-        return h_mov_cr;
-    case 0x121:
-    case 0x123:
-        return h_mov_dr;
-    case 0x130:
-    case 0x132:
-        return h_msr;
-    case 0x131:
-        return h_rdtsc;
-    case 0x134:
-        return h_sysenter;
-    case 0x135:
-        return h_sysexit;
-    case 0x1a2:
-        return h_cpuid;
-    case 0x1ae:
-        return i->mod == 3 && i->rep == 0xf3 && group(i) < 4 ? h_fsgsbase : NULL;
-    case 0x1c7:
-        return i->mod == 3 && i->rep == 0xf3 && group(i) == 7 && has(c, FEATURE_RDPID) ? h_rdpid
-                                                                                       : NULL;
-    case MAP_38 + 0x82:
-        return i->opsize && i->mod != 3 && has(c, FEATURE_INVPCID) ? h_invpcid : NULL;
-    default:
+    unsigned g = group(i);
+    bool reg = i->mod == 3;
+    if (i->op == 0x1ae)
+        return reg && i->rep == 0xf3 && g < 4 ? h_fsgsbase : NULL;
+    if (i->op == 0x1c7)
+        return reg && i->rep == 0xf3 && g == 7 && has(c, FEATURE_RDPID) ? h_rdpid : NULL;
+    if (i->op == MAP_38 + 0x82)
+        return i->opsize && !reg && has(c, FEATURE_INVPCID) ? h_invpcid : NULL;
+    if (i->op >= MAP_38 || gone(i) || (i->op == 0xff && (reg || (g != 3 && g != 5))))
         return NULL;
-    }
+    x86_helper *fn = table_of_all[i->op];
+    return fn == h_load_far && reg ? NULL : fn;
 }

@@ -419,15 +419,20 @@ static bool cwd(struct tr *t)
     return true;
 }
 
-/* Shifts of a register: by a constant in IR, by CL in a function. */
+/* Shifts and rotations of a register: shifts by a constant in IR, the others in a function. */
 static bool shift(struct tr *t)
 {
     const struct insn *i = &t->i;
-    if (i->op < 0xd2)
+    unsigned g = group(i), count = RCX;
+    if (i->op < 0xd2 && g >= 4)
         return shift_constant(t);
-    if (!(i->op & 1) || i->mod != 3 || !direct(i->osize) || group(i) < 4)
+    if (!(i->op & 1) || i->mod != 3 || !direct(i->osize) || g == 2 || g == 3)
         return false;
-    emit_value(t, v_shifts[group(i)][i->osize == 8], i->rm, i->rm, RCX);
+    if (i->op < 0xd2) {
+        count = T1;
+        emit(t, IR_MOVI, T1, 0, 0, i->op < 0xd0 ? (uint64_t)i->imm : 1);
+    }
+    emit_value(t, v_shifts[g][i->osize == 8], i->rm, i->rm, count);
     t->kind = -1;
     return true;
 }

@@ -25,8 +25,41 @@ SHIFT(shr64, 8, K_SHR, a >> n, a >> (n - 1))
 SHIFT(sar32, 4, K_SAR, (uint64_t)(sign_extend(a, 4) >> n), (uint64_t)(sign_extend(a, 4) >> (n - 1)))
 SHIFT(sar64, 8, K_SAR, (uint64_t)(sign_extend(a, 8) >> n), (uint64_t)(sign_extend(a, 8) >> (n - 1)))
 
+/* Carry and overflow change, the latter as for a count of one. */
+static uint64_t rotated(struct x86 *c, uint64_t r, bool carry, bool over)
+{
+    uint64_t keep = flags_arith(c) & ~(uint64_t)(F_C | F_O);
+    flags_set_arith(c, keep | (carry ? F_C : 0) | (over ? F_O : 0));
+    return r;
+}
+
+static uint64_t rol32(struct cpu *cpu, uint64_t value, uint64_t count)
+{
+    uint32_t a = (uint32_t)value, n = count & 31, r = a << n | a >> (-n & 31);
+    return n ? rotated(of(cpu), r, r & 1, (r >> 31 ^ r) & 1) : a;
+}
+
+static uint64_t rol64(struct cpu *cpu, uint64_t a, uint64_t count)
+{
+    uint64_t n = count & 63, r = a << n | a >> (-n & 63);
+    return n ? rotated(of(cpu), r, r & 1, (r >> 63 ^ r) & 1) : a;
+}
+
+static uint64_t ror32(struct cpu *cpu, uint64_t value, uint64_t count)
+{
+    uint32_t a = (uint32_t)value, n = count & 31, r = a >> n | a << (-n & 31);
+    return n ? rotated(of(cpu), r, r >> 31, (r >> 31 ^ r >> 30) & 1) : a;
+}
+
+static uint64_t ror64(struct cpu *cpu, uint64_t a, uint64_t count)
+{
+    uint64_t n = count & 63, r = a >> n | a << (-n & 63);
+    return n ? rotated(of(cpu), r, r >> 63, (r >> 63 ^ r >> 62) & 1) : a;
+}
+
 const ir_value v_shifts[8][2] = {
-    [4] = { shl32, shl64 }, [5] = { shr32, shr64 }, [6] = { shl32, shl64 }, [7] = { sar32, sar64 }
+    [0] = { rol32, rol64 }, [1] = { ror32, ror64 }, [4] = { shl32, shl64 },
+    [5] = { shr32, shr64 }, [6] = { shl32, shl64 }, [7] = { sar32, sar64 }
 };
 
 static uint64_t imul32(struct cpu *cpu, uint64_t a, uint64_t b)
