@@ -66,6 +66,24 @@ def test_a_guest_resets_itself(tmp, way):
         assert vm.wait_end(20) == 0
 
 
+@pytest.mark.parametrize("arguments, words", [
+    ("-bios no-such-file", "Firmware 'no-such-file' is not in"),
+    ("-bios empty", "Firmware 'empty' has 0 bytes"),
+    ("-kernel no-such-file", "The kernel 'no-such-file' cannot be opened"),
+    ("-kernel empty", "The kernel 'empty' is no bzImage"),
+    ("-smp 300", "this machine takes 1 to 255"),
+    ("-M q35,hpett=on", "did you mean 'hpet'?"),
+    ("-M q36", "did you mean 'q35'?"),
+    ("-device VGA,romfile=no-such-file", "romfile 'no-such-file' cannot be opened"),
+    ("-device VGA,addr=1f.0", "PCI address 1f.0 is taken by 8086:2918"),
+])
+def test_what_cannot_be_is_named(tmp, seabios, arguments, words):
+    (tmp / "empty").touch()
+    with VM(tmp, *arguments.split()) as vm:
+        assert vm.wait_end(20) == 1
+        assert words in vm.process.stderr.read().decode()
+
+
 def test_seabios_speaks_on_the_debug_port_and_the_screen(tmp, seabios):
     log = tmp / "log"
     with VM(tmp, "-m", 128, "-smp", 2, "-chardev", f"file,id=d,path={log}", "-device",
