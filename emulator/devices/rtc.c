@@ -36,6 +36,9 @@ enum {
     CENTURY = 0x32,
 };
 #define SECOND ((uint64_t)1000000000)
+/* Seconds from 1970 to the first and the last that registers can say; others are not taken. */
+#define YEAR_1    ((int64_t)-62135596800)
+#define YEAR_9999 ((int64_t)253402300799)
 
 struct rtc {
     pthread_mutex_t lock;
@@ -91,7 +94,7 @@ static void fill_time(struct rtc *r)
     r->memory[WEEKDAY] = encode(r, tm.tm_wday + 1);
     r->memory[DAY] = encode(r, tm.tm_mday);
     r->memory[MONTH] = encode(r, tm.tm_mon + 1);
-    r->memory[YEAR] = encode(r, tm.tm_year % 100);
+    r->memory[YEAR] = encode(r, (tm.tm_year + 1900) % 100);
     r->memory[CENTURY] = encode(r, (tm.tm_year + 1900) / 100);
 }
 
@@ -105,7 +108,10 @@ static void take_time(struct rtc *r)
                      .tm_mon = decode(r, r->memory[MONTH]) - 1,
                      .tm_year =
                          decode(r, r->memory[YEAR]) + decode(r, r->memory[CENTURY]) * 100 - 1900 };
-    r->offset += (int64_t)timegm(&tm) - second_now(r);
+    int64_t wanted = (int64_t)timegm(&tm);
+    if (wanted < YEAR_1 || wanted > YEAR_9999)
+        return;
+    r->offset += wanted - second_now(r);
     r->seen_second = second_now(r);
 }
 

@@ -288,9 +288,49 @@ static int make_ahci(struct q35 *q, struct error **err)
     return device_add(&q->m->devices, &q->m->host, options, err);
 }
 
-/* The user's own one goes instead. */
-static bool wants_vga(const struct machine_config *c)
+/* What -M says behind the type. */
+struct q35_options {
+    char *accel; /* has been looked at already */
+    int vga;
+    bool hpet;
+};
+
+static const struct opt_choice displays[] = { { "std", 1 }, { "none", 0 }, { NULL, 0 } };
+
+static const struct opt_def machine_options[] = {
+    { .name = "accel", .type = OPT_STRING, .at = offsetof(struct q35_options, accel) },
+    { .name = "vga",
+      .type = OPT_ENUM,
+      .at = offsetof(struct q35_options, vga),
+      .def = "std",
+      .choices = displays },
+    { .name = "hpet", .type = OPT_BOOL, .at = offsetof(struct q35_options, hpet), .def = "off" },
+    OPT_END,
+};
+
+static int take_options(struct q35 *q, struct error **err)
 {
+    struct q35_options o = { 0 };
+    _cleanup_json_ json_t *object =
+        q->m->config->options ? json_deep_copy(q->m->config->options) : json_object();
+    if (!object)
+        return error_set(err, ENOMEM, "No memory left for a machine");
+    int r = opts_take(machine_options, object, &o, err);
+    if (!r)
+        r = opts_refuse_rest(machine_options, object, "machine q35", err);
+    if (!r && o.hpet)
+        r = error_set(err, ENOTSUP,
+                      "machine q35: hpet=on: this machine has no HPET; its guests have "
+                      "the TSC, ACPI's timer and the 8254");
+    q->no_vga = !o.vga;
+    opts_free(machine_options, &o);
+    return r;
+}
+
+/* The user's own one goes instead. */
+static bool wants_vga(const struct q35 *q)
+{
+    const struct machine_config *c = q->m->config;
     size_t i;
     json_t *d;
     json_array_foreach(c->devices, i, d)
@@ -299,7 +339,7 @@ static bool wants_vga(const struct machine_config *c)
         if (driver && !strcmp(driver, "VGA"))
             return false;
     }
-    return !c->no_display;
+    return !c->no_display && !q->no_vga;
 }
 
 static const struct machine_ops q35_ops;
@@ -335,7 +375,9 @@ static int q35_create(struct machine *m, const struct machine_config *c, struct 
     pthread_mutex_init(&q->lpc.lock, NULL);
     m->board = q;
     m->ops = &q35_ops;
-    r = make_ram(q, c->ram, err);
+    r = take_options(q, err);
+    if (!r)
+        r = make_ram(q, c->ram, err);
     if (!r && (!c->kernel || c->firmware))
         r = q35_load_firmware(q, err);
     if (!r)
@@ -346,7 +388,7 @@ static int q35_create(struct machine *m, const struct machine_config *c, struct 
         r = make_serials(q, err);
     if (!r)
         r = make_cpus(q, err);
-    if (!r && wants_vga(c))
+    if (!r && wants_vga(q))
         r = make_vga(q, err);
     if (!r)
         r = make_ahci(q, err);

@@ -69,6 +69,7 @@ struct q35 {
     struct ports *ports;
     uint8_t *ram;
     uint64_t ram_size, low, high;
+    bool no_vga;
     uint8_t *firmware; /* whole pages; NULL: the kernel is started without */
     uint64_t firmware_size;
     struct lapics *lapics;

@@ -173,7 +173,7 @@ static void add_range(uint8_t *params, uint64_t at, uint64_t end, uint32_t type)
 static void fill_params(struct q35 *q, uint8_t *p)
 {
     p[H_LOADER] = 0xff;
-    if (!q->m->config->no_display) { /* text mode 3, which set_text_mode() makes */
+    if (!q->m->config->no_display && !q->no_vga) { /* text mode 3, which set_text_mode() makes */
         p[6] = 3;
         p[7] = 80;
         p[14] = 25;
@@ -347,7 +347,7 @@ int q35_start_kernel(struct q35 *q, struct error **err)
     if (r)
         return error_set(err, -r, "The ACPI tables for %u CPUs do not fit", q->m->config->cpus);
     set_up_chips(q);
-    if (!q->m->config->no_display)
+    if (!q->m->config->no_display && !q->no_vga)
         set_text_mode(q);
     set_up_cpus(q, &k);
     memory_written(q->m->memory, 0, q->low);
