@@ -17,15 +17,10 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests" / "tools"))
 
 import guests  # noqa: E402  (needs the path above)
+from disks import DEVICES  # noqa: E402
 
 SECONDS = 5
 THREADS = (1, 16)
-DEVICES = {
-    "virtio": ("virtio-blk-pci,drive=d", "/dev/vda", ["virtio_blk"]),
-    "ahci": ("ide-hd,drive=d", "/dev/sda",
-             ["scsi_common", "scsi_mod", "libata", "libahci", "ahci", "sd_mod"]),
-    "nvme": ("nvme,drive=d,serial=x", "/dev/nvme0n1", []),
-}
 GUEST = """
 for m in {modules}; do insmod /$m; done
 for i in 1 2 3 4 5 6 7 8 9; do [ -b {disk} ] || sleep 1; done
@@ -46,7 +41,7 @@ def measure(program, folder, device):
             [program, "-M", "q35", "-accel", "tcg", "-m", "512", "-display", "none", "-serial",
              "stdio", "-monitor", "none", "-no-reboot", "-kernel", guests.kernel("trixie"), "-initrd",
              ram, "-append", "console=ttyS0 quiet panic=-1", "-drive",
-             f"file={folder / 'disk'},format=raw,if=none,id=d", "-device", plug],
+             f"file={folder / 'disk'},format=raw,if=none,id=d", *plug],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, timeout=300)
         reads = [int(line.split()[1]) for line in done.stdout.splitlines()
                  if line.startswith("READS ")]
