@@ -15,7 +15,10 @@ enum {
     ILLEGAL_REQUEST = 5,
     UNIT_ATTENTION = 6,
 };
-enum { MSF_SECONDS = 2 /* block 0 is two seconds into the disc */ };
+enum {
+    MSF_SECONDS = 2,     /* block 0 is two seconds into the disc */
+    MOST_BLOCKS = 65535, /* of a read: so that a reset does not wait for ever */
+};
 
 /* ---- ends --------------------------------------------------------------------------------------------- */
 
@@ -76,6 +79,8 @@ static bool read_blocks(struct ahci_request *q, uint64_t block, uint64_t count)
 
     if (!range_inside(block, count, blocks_of(d)))
         return check(q, ILLEGAL_REQUEST, 0x21, 0); /* address out of range */
+    if (count > MOST_BLOCKS)
+        return invalid_field(q);
     if (!count)
         return ok(q);
     int r = ahci_map(q, count * ATAPI_BLOCK, true, false);

@@ -13,7 +13,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SECTOR = 512, ID_SIZE = 20, BATCH = 32, MOST_SECTORS = 1 << 21 /* of a discard: 1 GiB */ };
+enum {
+    SECTOR = 512,
+    ID_SIZE = 20,
+    BATCH = 32,
+    MOST_SECTORS = 1 << 21, /* of a discard: 1 GiB */
+    MOST_DATA = 256 << 20,
+};
 
 /* Features, 5.2.3. */
 #define F_SEG_MAX      (UINT64_C(1) << 2)
@@ -112,7 +118,8 @@ static int parse_transfer(struct request *q, uint64_t sector, bool write)
     struct blockdev_request *r = &q->d.r;
     const struct dma *data = write ? &q->chain.out : &q->chain.in;
 
-    if (!in_range(b, sector, data->length) || data->length > UINT32_MAX - 1)
+    /* Pieces may overlap, so the sum says nothing about memory; the bound is so that a reset does not wait for ever. */
+    if (data->length > MOST_DATA || !in_range(b, sector, data->length))
         return S_IOERR;
     if (write && blockdev_read_only(b->disk.blockdev))
         return S_IOERR;

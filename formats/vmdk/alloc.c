@@ -124,20 +124,17 @@ static int table_room(struct vmdk *v, struct vmdk_extent *e, uint64_t bytes, uin
     return 0;
 }
 
-static int insert_order(struct vmdk_extent *e, uint32_t i)
+static void insert_order(struct vmdk_extent *e, uint32_t i)
 {
     uint32_t k = e->order_len;
 
-    /* A table whose directory entry changed stands there twice: then the list is made anew. */
-    if (k >= e->order_room)
-        return vmdk_order_build(e);
+    /* Room for all was made with the array, and this one had no place. */
     while (k > 0 && e->gd[e->order[k - 1]] > e->gd[i]) {
         e->order[k] = e->order[k - 1];
         k--;
     }
     e->order[k] = i;
     e->order_len++;
-    return 0;
 }
 
 int vmdk_make_table(struct vmdk *v, struct vmdk_extent *e, uint32_t i)
@@ -157,11 +154,12 @@ int vmdk_make_table(struct vmdk *v, struct vmdk_extent *e, uint32_t i)
         return ret;
     table_cache_drop(e->cache, at, e->gt_size);
     e->gd[i] = (uint32_t)(at / SECTOR);
+    if (e->redundant) {
+        e->rgd[i] = (uint32_t)((at + bytes) / SECTOR);
+        insert_order(e, i);
+    }
     touch_gd(e, i);
-    if (!e->redundant)
-        return 0;
-    e->rgd[i] = (uint32_t)((at + bytes) / SECTOR);
-    return insert_order(e, i);
+    return 0;
 }
 
 /* ---- freeing ---------------------------------------------------------------------------------------------- */

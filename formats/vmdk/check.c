@@ -348,7 +348,7 @@ static int check_places(struct vcheck *c, const char *what, uint32_t *gd, const 
 
 static int write_gd(struct vcheck *c, uint64_t sector)
 {
-    struct vmdk_extent *e = c->e;
+    const struct vmdk_extent *e = c->e;
     const uint32_t *gd = sector == e->header.gd ? e->gd : e->redundant ? e->rgd : e->gd;
     size_t len = (size_t)e->gd_entries * 4;
     _cleanup_free_ uint8_t *mem = malloc(len);
@@ -357,8 +357,6 @@ static int write_gd(struct vcheck *c, uint64_t sector)
         return out_of_memory(c);
     for (uint32_t i = 0; i < e->gd_entries; i++)
         store_le32(mem + 4 * (size_t)i, gd[i]);
-    if (e->order && vmdk_order_build(e) < 0) /* its tables have other places now */
-        return out_of_memory(c);
     return vmdk_check_write(c, sector * SECTOR, mem, len);
 }
 
@@ -442,7 +440,12 @@ static int check_directories(struct vcheck *c)
         c->v->damaged = false;
     if (ret == 0 && e->used_redundant)
         ret = mend_first(c);
-    return ret == 0 && bad_second ? mend_second(c) : ret;
+    if (ret == 0 && bad_second)
+        ret = mend_second(c);
+    /* What the writer knows of its tables' places is of before. */
+    if (ret == 0 && c->fix && e->order && vmdk_note_metadata(c->v, e) < 0)
+        ret = out_of_memory(c);
+    return ret;
 }
 
 /* ---- leaks ------------------------------------------------------------------------------------------------------- */

@@ -62,7 +62,7 @@ static int by_sector(const void *a, const void *b)
     return x->sector < y->sector ? -1 : x->sector > y->sector;
 }
 
-int vmdk_order_build(struct vmdk_extent *e)
+static int order_tables(struct vmdk_extent *e)
 {
     uint32_t n = 0;
     struct place *p = malloc((e->gd_entries ? e->gd_entries : 1) * sizeof(*p));
@@ -83,7 +83,6 @@ int vmdk_order_build(struct vmdk_extent *e)
     free(e->order);
     e->order = order;
     e->order_len = n;
-    e->order_room = e->gd_entries;
     return 0;
 }
 
@@ -110,7 +109,7 @@ int vmdk_note_metadata(struct vmdk *v, struct vmdk_extent *e)
             ret = vmdk_meta_add(e, e->rgd[i] * SECTOR, e->gt_size);
     }
     if (ret == 0 && e->redundant)
-        ret = vmdk_order_build(e);
+        ret = order_tables(e);
     return ret;
 }
 

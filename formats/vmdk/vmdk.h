@@ -147,7 +147,7 @@ struct vmdk_extent {
     bool gd_dirty;
     uint32_t gd_from, gd_to; /* entries [from, to) that are not on the disk */
     uint32_t *order;         /* numbers of GTs by place, when redundant and writable */
-    uint32_t order_len, order_room;
+    uint32_t order_len;
     VECTOR(struct vmdk_range) meta; /* where metadata lies: sorted, apart; writable only */
     uint64_t fresh;                 /* from here on nothing of the file was ever used */
     uint64_t extended;              /* the file was made at least so long */
@@ -255,9 +255,7 @@ void vmdk_extent_free(struct vmdk_extent *e);
 /* Metadata ranges: added when tables are made; 0 or -ENOMEM. */
 int vmdk_meta_add(struct vmdk_extent *e, uint64_t from, uint64_t len);
 bool vmdk_meta_at(const struct vmdk_extent *e, uint64_t from, uint64_t len);
-/* By place; -ENOMEM. */
-int vmdk_order_build(struct vmdk_extent *e);
-/* Both of them, from where the metadata is now. */
+/* The ranges, and the tables by place, from where the metadata is now: after opening and after repairs. */
 int vmdk_note_metadata(struct vmdk *v, struct vmdk_extent *e);
 
 /* Marks the image corrupt in this session: no more is written to it. -EIO. */

@@ -10,6 +10,7 @@ enum {
     USED = 0x13000,
     SLOT = 0x20000, /* of each head: header, status, indirect table; data behind SLOTS_END */
     SLOT_SIZE = 0x1000,
+    TABLE = 0x80000, /* a long indirect one */
     DATA = 0x100000,
     DATA_SIZE = 0x10000,
 };
@@ -330,6 +331,28 @@ static void test_requests_that_are_refused(void **state)
     assert_int_equal(run(&d, ZEROES, 0, 16), 2);
     assert_int_equal(run(&d, ZEROES, 0, 15), 1);
     assert_int_equal(run(&d, IN, 0, 512), 0);
+    teardown(&d);
+}
+
+/* The same memory over and over: more data than there is, for longer than anybody wants to wait. */
+static void test_a_request_of_many_gigabytes(void **state)
+{
+    struct driver d;
+    uint32_t written;
+    (void)state;
+    setup_with(&d, "{\"driver\":\"null-co\",\"node-name\":\"m\",\"size\":1099511627776}",
+               DEVICE(""), ALL);
+    uint64_t table = TABLE;
+    build(&d, 0, IN, 0, 0);
+    descriptor(&d, table, 0, slot(0), 16, NEXT, 1);
+    for (unsigned i = 1; i < 1000; i++)
+        descriptor(&d, table, i, BENCH_HIGH, BENCH_RAM, NEXT | WRITE, (uint16_t)(i + 1));
+    descriptor(&d, table, 1000, slot(0) + 16, 1, WRITE, 0);
+    descriptor(&d, DESC, 0, table, 16 * 1001, INDIRECT, 0);
+    offer(&d, 0);
+    ring(&d);
+    assert_int_equal(reap(&d, &written), 0);
+    assert_int_equal(*bench_at(&d.b, slot(0) + 16), 1);
     teardown(&d);
 }
 
@@ -709,6 +732,7 @@ int main(void)
         cmocka_unit_test(test_random_requests),
         cmocka_unit_test(test_the_last_request_of_each_ring_is_not_lost),
         cmocka_unit_test(test_requests_that_are_refused),
+        cmocka_unit_test(test_a_request_of_many_gigabytes),
         cmocka_unit_test(test_a_read_only_disk),
         cmocka_unit_test(test_blocks_of_4096),
         cmocka_unit_test(test_errors_are_reported_or_ignored),
