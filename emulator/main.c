@@ -24,7 +24,7 @@ struct run {
     struct machine *machine;
     struct monitor *monitors[MONITORS + 8];
     unsigned monitor_count;
-    char names[MONITORS][24]; /* of the monitors' chardevs */
+    char names[MONITORS][32]; /* of the monitors' chardevs */
     sigset_t signals;
     pthread_t signal_thread;
     bool signal_thread_runs;
