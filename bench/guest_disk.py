@@ -36,18 +36,21 @@ def measure(program, folder, device):
     more = {name: guests.module("trixie", name) for name in modules}
     more["bin/guest_reads"] = (folder / "guest_reads").read_bytes()
     ram = guests.initrd(folder / "initrd", script, more)
+    said = ""
     for _ in range(3):  # the packaged QEMU panics this kernel now and then
         done = subprocess.run(
-            [program, "-M", "q35", "-accel", "tcg", "-m", "512", "-display", "none", "-serial",
+            ["timeout", "90",
+             program, "-M", "q35", "-accel", "tcg", "-m", "512", "-display", "none", "-serial",
              "stdio", "-monitor", "none", "-no-reboot", "-kernel", guests.kernel("trixie"), "-initrd",
              ram, "-append", "console=ttyS0 quiet panic=-1", "-drive",
              f"file={folder / 'disk'},format=raw,if=none,id=d", *plug],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, timeout=300)
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        said = done.stdout
         reads = [int(line.split()[1]) for line in done.stdout.splitlines()
                  if line.startswith("READS ")]
         if len(reads) == len(THREADS):
             return reads
-    raise SystemExit(f"{program} {device}:\n{done.stdout[-2000:]}")
+    raise SystemExit(f"{program} {device}:\n{said[-2000:]}")
 
 
 def main():
