@@ -137,6 +137,30 @@ def test_partitions_have_names(img, qemu_img, tmp, rng, fmt):
     same_bytes("out1.raw", new)
 
 
+@pytest.mark.parametrize("fmt", ["raw", "qcow2", "vmdk", "vhdx"])
+def test_partitions_are_written(img, tmp, rng, fmt):
+    """convert and dd put an image into a partition that is there, and touch nothing else of the disk."""
+    write_gpt(disk("disk.raw"), 64 * MIB, [(2048, 4095, "a"), (40960, 43007, "b"), (45056, 46079, "c")])
+    before = bytearray(Path("disk.raw").read_bytes())
+    new = rng.randbytes(MIB)
+    Path("new.raw").write_bytes(new)
+    img("convert", "-f", "raw", "-O", fmt, "disk.raw", "d")
+    img("convert", "-f", "raw", "new.raw", "d:p2")
+    img("dd", "-f", "raw", "if=new.raw", "of=d:p1", "bs=64k", "count=2", "skip=3", "seek=1")
+    before[20 * MIB:21 * MIB] = new
+    before[MIB + 65536:MIB + 3 * 65536] = new[3 * 65536:5 * 65536]
+    img("convert", "-f", fmt, "-O", "raw", "d", "back.raw")
+    same_bytes("back.raw", before)
+    for words, says in ((["convert", "-f", "raw", "new.raw", "d:p3"], "524288 bytes"),
+                        (["dd", "-f", "raw", "if=new.raw", "of=d:p3"], "524288 bytes"),
+                        (["convert", "-f", "raw", "-o", "size=5", "new.raw", "d:p2"], "leave out -o"),
+                        (["convert", "-f", "raw", "-B", "x", "-F", "raw", "new.raw", "d:p2"], "leave out -B"),
+                        (["convert", "-f", "raw", "new.raw", "d:p9"], "no partition 9")):
+        assert says in img(*words, code=1).err
+    img("convert", "-f", fmt, "-O", "raw", "d", "again.raw")
+    same_bytes("again.raw", before)
+
+
 def test_a_file_of_that_name_comes_first(img, tmp):
     write_gpt(disk("d.raw"), 64 * MIB, [(2048, 4095, "a")])
     disk("d.raw:p1", 3 * MIB)

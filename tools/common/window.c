@@ -29,6 +29,15 @@ char *window_split(const char *name, unsigned *number)
     return strndup(name, colon);
 }
 
+bool window_is_there(const char *name)
+{
+    unsigned number;
+    _cleanup_free_ char *image = window_split(name, &number);
+    struct stat st;
+
+    return image && lstat(image, &st) == 0;
+}
+
 /* Opened for a look: nothing is written, no lock is taken. */
 static int look(json_t *desc, struct blk_node **out, struct error **err)
 {

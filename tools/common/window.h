@@ -10,6 +10,9 @@
 /* *image: to be freed; its name without the partition. NULL when the name has none. */
 char *window_split(const char *name, unsigned *number);
 
+/* The name means a partition of a file that is there. */
+bool window_is_there(const char *name);
+
 /* What lies on top of the described image: a raw disk that is just this partition. Takes desc over; NULL and an
  * error when there is no such partition. */
 json_t *window_on_partition(json_t *desc, unsigned number, struct error **err);

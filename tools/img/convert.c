@@ -8,6 +8,7 @@
 #include "args.h"
 #include "image.h"
 #include "output.h"
+#include "tools/window.h"
 #include "watch.h"
 
 static const struct arg_def args[] = {
@@ -212,9 +213,27 @@ static bool backing_agrees(struct convert *o)
     return true;
 }
 
-static bool target_agrees(const struct convert *o)
+/* A partition is there already, so it is written as with -n; -O is the format of the disk it lies on. */
+static bool partition_agrees(struct convert *o, const char *target)
 {
     if (o->target_opts)
+        return true;
+    if (!window_is_there(target)) {
+        if (!o->target_format)
+            o->target_format = "raw";
+        return true;
+    }
+    o->no_create = true;
+    if (o->backing)
+        complain("'%s' is a partition, which has no backing file: leave out -B", target);
+    else if (o->options)
+        complain("'%s' is a partition, which is not made anew: leave out -o", target);
+    return !o->backing && !o->options;
+}
+
+static bool target_agrees(const struct convert *o)
+{
+    if (!o->target_format) /* described, or a partition */
         return true;
     struct blk_driver_info info;
     if (!format_known(o->target_format))
@@ -245,10 +264,8 @@ static int run(const struct command *self, int argc, char **argv)
         complain("convert needs a source and a target");
         complain_usage("convert");
     } else if (!help && values_agree(&o) && backing_agrees(&o)) {
-        if (!o.target_format && !o.target_opts)
-            o.target_format = "raw";
-        if (target_agrees(&o)) {
-            const char *target = argv[argc - 1];
+        const char *target = argv[argc - 1];
+        if (partition_agrees(&o, target) && target_agrees(&o)) {
             struct watch_how how = { .percent = o.percent,
                                      .mode = o.progress,
                                      .quiet = o.quiet,

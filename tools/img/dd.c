@@ -20,11 +20,12 @@
 #include "output.h"
 #include "sink.h"
 #include "stream.h"
+#include "tools/window.h"
 #include "watch.h"
 
 struct dd {
     const char *format, *target_format, *progress, *status;
-    bool image_opts, share, quiet, percent;
+    bool image_opts, share, quiet, percent, target_given;
     /* operands */
     const char *in, *out;
     uint64_t bs, count, skip, seek;
@@ -253,7 +254,8 @@ static bool open_sink(const struct dd *o, const struct part *p, struct sink *sin
     };
     if (p->source && !sink_is_safe(o->out, p->source))
         return false;
-    bool exists = access(o->out, F_OK) == 0;
+    bool partition = window_is_there(o->out);
+    bool exists = partition || access(o->out, F_OK) == 0;
     if (exists && o->excl) {
         complain("'%s' exists already, and conv=excl forbids to touch it", o->out);
         return false;
@@ -262,10 +264,19 @@ static bool open_sink(const struct dd *o, const struct part *p, struct sink *sin
         complain("'%s' does not exist, and conv=nocreat forbids to make it", o->out);
         return false;
     }
-    if (!o->notrunc || !exists)
+    if (!exists || (!o->notrunc && !partition))
         return sink_create(sink, &spec);
+    if (partition) { /* it stays as long as it is, on a disk of whatever format */
+        spec.format = o->target_given ? o->target_format : NULL;
+        spec.may_grow = false;
+    }
     if (!sink_reuse(sink, &spec))
         return false;
+    if (partition && blk_size(sink->node) < end) {
+        complain("'%s' has %" PRIu64 " bytes, but %" PRIu64 " are to be there", o->out,
+                 blk_size(sink->node), end);
+        return false;
+    }
     struct error *err = NULL;
     if (blk_size(sink->node) < end && blk_resize(sink->node, end, BLK_PREALLOC_OFF, &err) < 0) {
         complain_error(&err, NULL);
@@ -323,7 +334,7 @@ static int dd(const struct dd *o, uint64_t *moved)
 
 static int run(const struct command *self, int argc, char **argv)
 {
-    struct dd o = { .target_format = "raw", .bs = 512 };
+    struct dd o = { .bs = 512 };
     int first, code;
     if (!args_parse(self, argc, argv, &o, &first, &code))
         return code;
@@ -336,6 +347,9 @@ static int run(const struct command *self, int argc, char **argv)
         complain_usage("dd");
         return 1;
     }
+    o.target_given = o.target_format;
+    if (!o.target_given)
+        o.target_format = "raw";
     struct blk_driver_info info;
     if (!format_known(o.target_format) || !image_opts_alone(o.image_opts, o.format))
         return 1;

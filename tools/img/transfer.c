@@ -326,7 +326,7 @@ static int to_image(struct transfer *t, const char *target)
 
 static bool pipe_is_fit(const struct convert *o, const char *name, int fd)
 {
-    if (o->target_opts || strcmp(o->target_format, "raw") != 0) {
+    if (!o->target_format || strcmp(o->target_format, "raw") != 0) {
         complain("only raw can be written to the stream '%s': use -O raw, or give a file name",
                  name);
     } else if (o->no_create || o->options || o->backing) {
