@@ -116,7 +116,8 @@ static int make_server(struct nbd_server **out, struct args *a, struct objects *
     if (ret == 0)
         ret = exports_add(*out, a, err);
     if (ret == 0)
-        ret = a->connect ? kernel_serve(*out, a->connect, err) : listen_all(*out, a, err);
+        ret = a->connect ? kernel_serve(*out, a->connect, a->export_name, err)
+                         : listen_all(*out, a, err);
     return ret;
 }
 

@@ -78,7 +78,8 @@ int allow_check(const struct args *args, struct error **err);
 bool allow_peer(const struct args *args, const char *peer);
 
 /* kernel.c: -c and -d. */
-int kernel_serve(struct nbd_server *server, const char *device, struct error **err);
+int kernel_serve(struct nbd_server *server, const char *device, const char *export,
+                 struct error **err);
 int kernel_disconnect(const char *device, struct error **err);
 
 /* list.c: -L. The exit status. */
