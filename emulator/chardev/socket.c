@@ -64,7 +64,7 @@ static int unix_address(struct chardev *c, struct sockaddr_un *a, struct error *
         return error_set(err, ENAMETOOLONG,
                          "chardev '%s': the path of a socket has %zu bytes at most", c->id,
                          sizeof(a->sun_path) - 1);
-    strcpy(a->sun_path, c->o.path);
+    snprintf(a->sun_path, sizeof(a->sun_path), "%s", c->o.path);
     return 0;
 }
 

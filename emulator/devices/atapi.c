@@ -1,5 +1,6 @@
 /* The commands of a CD drive: MMC-3, and SPC-3 for what all SCSI devices have. */
 #include "ahci.h"
+#include "padded.h"
 
 #include "base/bytes.h"
 #include "base/checked.h"
@@ -198,12 +199,6 @@ static bool disc_information(struct ahci_request *q)
 }
 
 /* ---- what the drive is ------------------------------------------------------------------------------------ */
-
-static void padded(uint8_t *to, size_t room, const char *from)
-{
-    memset(to, ' ', room);
-    memcpy(to, from, MIN(strlen(from), room));
-}
 
 static bool inquiry(struct ahci_request *q)
 {

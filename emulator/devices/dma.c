@@ -32,7 +32,8 @@ static int grow(struct dma *dma)
 {
     if (dma->room >= DMA_MOST)
         return -E2BIG;
-    size_t room = MIN((size_t)dma->room * 8, (size_t)DMA_MOST), count = (size_t)dma->count;
+    size_t room = MIN(MAX((size_t)dma->room, (size_t)1) * 8, (size_t)DMA_MOST),
+           count = (size_t)dma->count;
     struct iovec *iov = malloc(room * sizeof(*iov));
     uint64_t *address = malloc(room * sizeof(*address));
     if (!iov || !address) {

@@ -6,6 +6,7 @@
 #include "cpu/memory.h"
 #include "ports.h"
 
+#include <stdio.h>
 #include <string.h>
 
 enum { SIGNATURE = 0x00, ID = 0x01, DIRECTORY = 0x19, FILES = 64, ITEMS = FW_CFG_FILES + FILES };
@@ -76,7 +77,7 @@ int fw_cfg_file(struct fw_cfg *f, const char *name, const void *bytes, size_t le
     int r = fw_cfg_item(f, (uint16_t)(FW_CFG_FILES + i), bytes, length);
     if (r)
         return r;
-    strcpy(f->names[i], name);
+    snprintf(f->names[i], sizeof f->names[i], "%s", name);
     f->files = MAX(f->files, i + 1);
     return update_directory(f);
 }

@@ -4,6 +4,7 @@
 #include "base/macros.h"
 #include "base/round.h"
 #include "nvme.h"
+#include "padded.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -131,13 +132,6 @@ static uint16_t delete_cq(struct nvme_request *q)
 
 enum { IDENTIFY_SIZE = 4096 };
 
-/* Left-justified, padded with blanks. */
-static void text(uint8_t *to, size_t room, const char *from)
-{
-    memset(to, ' ', room);
-    memcpy(to, from, MIN(strlen(from), room));
-}
-
 /* Figure 247 */
 static void identify_controller(const struct nvme *n, uint8_t *id)
 {
@@ -145,9 +139,9 @@ static void identify_controller(const struct nvme *n, uint8_t *id)
 
     store_le16(id, 0x1b36);
     store_le16(id + 2, 0x1af4);
-    text(id + 4, 20, serial);
-    text(id + 24, 40, "Platter NVMe Ctrl");
-    text(id + 64, 8, "1.0");
+    padded(id + 4, 20, serial);
+    padded(id + 24, 40, "Platter NVMe Ctrl");
+    padded(id + 64, 8, "1.0");
     id[72] = 6; /* commands at a time, as a power of two, when rounds are fair */
     id[77] = NVME_MDTS;
     store_le32(id + 80, 0x00010400);
@@ -275,7 +269,7 @@ static uint64_t fill_log(const struct nvme *n, unsigned page, uint8_t *log)
         return fill_smart(n, log);
     case LOG_FIRMWARE:
         log[0] = 1;
-        text(log + 8, 8, "1.0");
+        padded(log + 8, 8, "1.0");
         return 512;
     }
     return 0;

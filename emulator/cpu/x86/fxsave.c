@@ -95,8 +95,8 @@ static bool plain_x87(const struct x86 *c)
 /* Components that are not as after a reset. */
 uint64_t x86_xinuse(const struct x86 *c)
 {
-    static const union xmm zero[16];
-    return (plain_x87(c) ? 0 : 1) | (memcmp(c->xmm, zero, sizeof zero) ? 2 : 0);
+    static const uint8_t zero[sizeof c->xmm];
+    return (plain_x87(c) ? 0 : 1) | (memcmp((const uint8_t *)c->xmm, zero, sizeof zero) ? 2 : 0);
 }
 
 static void xrstor(struct x86 *c, uint64_t at, uint64_t what)

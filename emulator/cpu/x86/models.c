@@ -7,6 +7,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -294,7 +295,7 @@ int x86_type_parse(struct x86_cpu_type *type, const char *text, struct error **e
     if (strlen(text ? text : "") >= sizeof copy)
         return error_set(err, EINVAL, "A CPU's description has at most %zu characters",
                          sizeof copy - 1);
-    strcpy(copy, text ? text : "");
+    snprintf(copy, sizeof copy, "%s", text ? text : "");
     const char *name = strsep(&rest, ",");
     const struct x86_model *m = NULL;
     for (size_t n = 0; n < sizeof models / sizeof models[0] && !m; n++)
@@ -304,8 +305,8 @@ int x86_type_parse(struct x86_cpu_type *type, const char *text, struct error **e
     *type =
         (struct x86_cpu_type){ .family = m->family, .model = m->model, .stepping = m->stepping };
     memcpy(type->words, m->words, sizeof type->words);
-    strcpy(type->vendor, m->vendor);
-    strcpy(type->brand, m->brand ? m->brand : "");
+    snprintf(type->vendor, sizeof type->vendor, "%s", m->vendor);
+    snprintf(type->brand, sizeof type->brand, "%s", m->brand ? m->brand : "");
     for (char *word; (word = strsep(&rest, ",")) != NULL;) {
         int ret = *word ? set_word(type, word, err) : 0;
         if (ret)
