@@ -152,7 +152,7 @@ static int set_command_line(struct q35 *q, uint8_t *params, const struct kernel 
     if (strlen(text) > most)
         return error_set(err, EINVAL, "-append has %zu characters; this kernel takes %zu",
                          strlen(text), most);
-    strcpy((char *)q->ram + COMMAND_LINE_AT, text);
+    memcpy(q->ram + COMMAND_LINE_AT, text, strlen(text) + 1);
     store_le32(params + H_COMMAND_LINE, COMMAND_LINE_AT);
     return 0;
 }
