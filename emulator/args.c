@@ -257,7 +257,7 @@ static const struct {
     { "set", "options come from the command line only" },
 };
 
-void help_print(void)
+static void help_print(void)
 {
     printf("Usage: %s [OPTION]... [DISK]\nRun a virtual machine.\n", program);
     for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {

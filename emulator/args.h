@@ -53,7 +53,6 @@ int value_disk(struct args *a, unsigned index, bool cd, const char *file, struct
 
 /* help.c: "help" and "NAME,help" of an option; false: it is no such question. */
 bool help_asked(const char *option, const char *value);
-void help_print(void);
 
 /* drives.c: opens what -blockdev and -drive name and adds the devices that drives are plugged in as. */
 int drives_open(struct args *a, struct error **err);

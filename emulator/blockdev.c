@@ -234,11 +234,6 @@ struct blockdev *blockdev_at(unsigned i)
     return b;
 }
 
-const char *blockdev_name(struct blockdev *b)
-{
-    return b->name;
-}
-
 char *blockdev_describe(struct blockdev *b)
 {
     struct strbuf text = STRBUF_INIT;
@@ -381,11 +376,6 @@ uint64_t blockdev_size(struct blockdev *b)
 bool blockdev_read_only(struct blockdev *b)
 {
     return !b->node || blk_read_only(b->node);
-}
-
-bool blockdev_can_discard(struct blockdev *b)
-{
-    return !blockdev_read_only(b);
 }
 
 /* ---- requests ------------------------------------------------------------------------------- */

@@ -32,7 +32,6 @@ int blockdev_add_object(const char *spec, struct error **err);
 void blockdev_help(const char *driver);
 /* For `info block`: number i, NULL past the last. */
 struct blockdev *blockdev_at(unsigned i);
-const char *blockdev_name(struct blockdev *b);
 /* As `info block` prints it; to be freed. */
 char *blockdev_describe(struct blockdev *b);
 /* All flushed and closed; an error says whose newest writes may be lost. */
@@ -53,7 +52,6 @@ bool blockdev_inserted(
     struct blockdev *b); /* false: a drive without a file; all else is 0 and fails */
 uint64_t blockdev_size(struct blockdev *b);
 bool blockdev_read_only(struct blockdev *b);
-bool blockdev_can_discard(struct blockdev *b);
 
 enum blockdev_op { BLOCKDEV_READ, BLOCKDEV_WRITE, BLOCKDEV_ZERO, BLOCKDEV_DISCARD, BLOCKDEV_FLUSH };
 enum { BLOCKDEV_FUA = 1, BLOCKDEV_UNMAP = 2 /* zero: may give the space back */ };

@@ -228,12 +228,6 @@ void lapics_message(struct lapics *all, uint64_t address, uint32_t data)
                    data >> 15 & 1);
 }
 
-void lapics_nmi(struct lapics *all)
-{
-    for (unsigned n = 0; n < all->cpus; n++)
-        deliver_to(&all->one[n], M_NMI, 0, false);
-}
-
 void lapics_pic(struct lapics *all, bool up)
 {
     for (unsigned n = 0; n < all->cpus; n++) {

@@ -47,6 +47,5 @@ void lapics_message(struct lapics *all, uint64_t address, uint32_t data);
 /* From the I/O APIC: mode as in a redirection entry. */
 void lapics_deliver(struct lapics *all, uint32_t destination, bool logical, unsigned mode,
                     uint8_t vector, bool level);
-void lapics_nmi(struct lapics *all); /* to all, as the button does */
 
 #endif

@@ -172,7 +172,7 @@ static void bar_map(struct pci_function *f, struct pci_bar *b, uint64_t at)
     else if (b->kind == BAR_MEMORY)
         r = memory_add_io(h->memory, at, b->size, b->io, b->opaque);
     else
-        r = memory_add_ram(h->memory, at, b->size, b->opaque, b->kind == BAR_ROM ? MEMORY_ROM : 0);
+        r = memory_add_ram(h->memory, at, b->size, b->opaque, MEMORY_ROM);
     b->mapped =
         r == 0; /* with no memory left the device is not there; the host is about to end anyway */
     b->at = at;
@@ -231,12 +231,6 @@ int pci_bar_ports(struct pci_function *f, unsigned bar, uint32_t size, const str
 {
     struct pci_bar b = { .kind = BAR_PORTS, .size = size, .io = io, .opaque = opaque };
     return bar_add(f, bar, &b, 1);
-}
-
-int pci_bar_ram(struct pci_function *f, unsigned bar, uint64_t size, unsigned flags, void *host)
-{
-    struct pci_bar b = { .kind = BAR_RAM, .flags = flags, .size = size, .opaque = host };
-    return bar_add(f, bar, &b, memory_bits(flags));
 }
 
 int pci_rom(struct pci_function *f, const void *bytes, size_t length)

@@ -65,8 +65,6 @@ int pci_bar_memory(struct pci_function *f, unsigned bar, uint64_t size, unsigned
                    const struct memory_io *io, void *opaque);
 int pci_bar_ports(struct pci_function *f, unsigned bar, uint32_t size, const struct memory_io *io,
                   void *opaque);
-/* An option ROM or the like: RAM of the host's that the guest sees. */
-int pci_bar_ram(struct pci_function *f, unsigned bar, uint64_t size, unsigned flags, void *host);
 /* An expansion ROM (section 6.2.5.2) of these bytes, which live as long as the function. */
 int pci_rom(struct pci_function *f, const void *bytes, size_t length);
 /* Room for a capability of so many bytes, its id and link filled in; its offset, or 0 when there is no room. */

@@ -31,7 +31,7 @@ enum {
     PCI_PIN = 0x3d,
 };
 
-enum { BAR_NONE, BAR_MEMORY, BAR_PORTS, BAR_RAM, BAR_ROM };
+enum { BAR_NONE, BAR_MEMORY, BAR_PORTS, BAR_ROM };
 enum { BAR_OF_ROM = PCI_BARS, BARS_ALL = PCI_BARS + 1 };
 
 struct pci_bar {

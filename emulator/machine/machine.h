@@ -12,8 +12,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-struct blockdev;
-struct device;
 struct error;
 struct machine;
 
@@ -34,9 +32,8 @@ struct machine_config {
     const char *name;
     const uint8_t *uuid;                 /* 16 bytes, or NULL */
     const char *serial[MACHINE_SERIALS]; /* ids of chardevs, NULL: none */
-    const char *screen_file; /* where `screendump`-like text goes at exit; NULL: nowhere */
-    bool no_display;         /* no VGA: firmware speaks to the serial port */
-    json_t *devices;         /* array of what -device said, in order: {"driver": ..., ...} */
+    bool no_display;                     /* no VGA: firmware speaks to the serial port */
+    json_t *devices; /* array of what -device said, in order: {"driver": ..., ...} */
     json_t *options; /* object: what -M said behind the type, -global and the like; may be NULL */
 };
 

@@ -58,10 +58,11 @@ void spool_end(struct wrapped *w)
 
 /* ---- decoding ----------------------------------------------------------------------------------- */
 
-static int write_all(int fd, const uint8_t *buf, size_t len, uint64_t off)
+/* All of it, to the file or from it. */
+static int move_all(int fd, uint8_t *buf, size_t len, uint64_t off, bool write)
 {
     while (len > 0) {
-        ssize_t n = pwrite(fd, buf, len, (off_t)off);
+        ssize_t n = write ? pwrite(fd, buf, len, (off_t)off) : pread(fd, buf, len, (off_t)off);
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
@@ -92,7 +93,7 @@ static int keep(struct wrapped *w, size_t len, struct error **err)
         bool zero;
         size_t run = zero_run(s->out + at, len - at, GRAIN, &zero);
         if (!zero)
-            ret = write_all(s->fd, s->out + at, run, off + at);
+            ret = move_all(s->fd, s->out + at, run, off + at, true);
         at += run;
     }
     if (ret < 0)
@@ -195,21 +196,6 @@ int spool_reach(struct wrapped *w, uint64_t end, struct error **err)
 
 /* ---- reading ------------------------------------------------------------------------------------- */
 
-static int read_all(int fd, uint8_t *buf, size_t len, uint64_t off)
-{
-    while (len > 0) {
-        ssize_t n = pread(fd, buf, len, (off_t)off);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n < 0 ? -errno : -EIO;
-        buf += n;
-        off += (uint64_t)n;
-        len -= (size_t)n;
-    }
-    return 0;
-}
-
 int spool_read(struct wrapped *w, uint64_t off, const struct iovec *iov, int iovcnt, uint64_t len)
 {
     _cleanup_error_ struct error *err = NULL;
@@ -220,7 +206,7 @@ int spool_read(struct wrapped *w, uint64_t off, const struct iovec *iov, int iov
         return ret;
     }
     for (int i = 0; i < iovcnt && ret == 0; i++) {
-        ret = read_all(w->spool.fd, iov[i].iov_base, iov[i].iov_len, off);
+        ret = move_all(w->spool.fd, iov[i].iov_base, iov[i].iov_len, off, false);
         off += iov[i].iov_len;
     }
     return ret;

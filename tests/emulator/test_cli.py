@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import BIN
 from platter import Tool
+from vm import VM
 
 ROOT = Path(__file__).parent.parent.parent
 MANUAL = ROOT / "docs" / "man" / "emulator.1"
@@ -31,43 +31,23 @@ def firmware(tmp):
     return tmp / "rom"
 
 
-class Monitor:
-    """A machine and its monitor on a socket."""
+class Monitor(VM):
+    """A machine by its monitor, which answers already."""
 
-    def __init__(self, *argv, program=BIN / "emulator"):
-        path = Path.cwd() / "mon"
-        self.process = subprocess.Popen([program, "-monitor", f"unix:{path},server=on,wait=off", "-display", "none",
-                                         *map(str, argv)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                        stderr=subprocess.PIPE, text=True)
-        until = time.monotonic() + 20
-        while not path.exists():
-            assert self.process.poll() is None, self.process.stderr.read()
-            assert time.monotonic() < until
-            time.sleep(0.02)
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(20)
-        self.socket.connect(str(path))
-        self.prompt()
-
-    def prompt(self):
-        text = ""
-        while not text.endswith("(qemu) "):
-            more = self.socket.recv(65536).decode()
-            assert more, text
-            text += more
-        return text.removesuffix("(qemu) ").replace("\r\n", "\n")
+    def __init__(self, *argv):
+        super().__init__(Path.cwd(), *argv)
+        self.ask("")
 
     def ask(self, command):
         """What came after the echo of the command."""
-        self.socket.sendall(command.encode() + b"\r")
-        return self.prompt().partition("\n")[2]
+        return super().ask(command, 20).partition("\n")[2]
 
-    def type(self, keys, text):
+    def press(self, keys, text):
         """Until this came. (A line that is drawn again looks like a prompt.)"""
-        self.socket.sendall(keys.encode())
+        self.monitor.sendall(keys.encode())
         said = ""
         while text not in said:
-            more = self.socket.recv(65536).decode()
+            more = self.monitor.recv(65536).decode()
             assert more, said
             said += more
 
@@ -78,13 +58,12 @@ class Monitor:
             time.sleep(0.05)
 
     def quit(self):
-        self.socket.sendall(b"quit\r")
+        self.monitor.sendall(b"quit\r")
         return self.end()
 
     def end(self):
-        code = self.process.wait(20)
-        assert "Sanitizer" not in (said := self.process.stderr.read()), said
-        self.process.stdout.close()
+        code = self.wait_end(20)
+        assert b"Sanitizer" not in (said := self.process.stderr.read()), said
         return code
 
 
@@ -92,14 +71,13 @@ class Monitor:
 def machine(tmp, firmware):
     machines = []
 
-    def start(*argv, **options):
-        machines.append(Monitor("-bios", firmware, *argv, **options))
+    def start(*argv):
+        machines.append(Monitor("-bios", firmware, *argv))
         return machines[-1]
 
     yield start
     for m in machines:
-        m.process.kill()
-        m.process.communicate()
+        m.__exit__()
 
 
 def test_manual_and_help_list_the_same_options(emulator):
@@ -214,10 +192,10 @@ def test_guest_says_how_it_ends(emulator, tmp):
 
 def test_line_editing(machine):
     m = machine("-S")
-    m.type("info stXX\x7f\x7f\t\r", "VM status: paused")
-    m.type("nonsense\r", "unknown command: 'nonsense'")
-    m.type("\x1b[A\x1b[A\r", "VM status: paused")
-    m.type("elp\x1b[Hh\r", "info registers")
+    m.press("info stXX\x7f\x7f\t\r", "VM status: paused")
+    m.press("nonsense\r", "unknown command: 'nonsense'")
+    m.press("\x1b[A\x1b[A\r", "VM status: paused")
+    m.press("elp\x1b[Hh\r", "info registers")
 
 
 @pytest.mark.parametrize("follow, code", [("none", 1), ("local", 0)])

@@ -7,17 +7,8 @@ import pytest
 
 import debian
 import guests
-from disks import DEVICES, checked, drive, file_within
+from disks import DEVICES, checked, drive, file_within, tmp  # noqa: F401  (fixture)
 from vm import VM
-
-
-@pytest.fixture
-def tmp(tmp_path):
-    """On a disk, since images of whole systems are too large for memory."""
-    before = os.getcwd()
-    os.chdir(tmp_path)
-    yield tmp_path
-    os.chdir(before)
 
 
 # A minute each: one always, all with PLATTER_ALL=1 (tests/night).

@@ -1,7 +1,6 @@
 """Guests on disks: Debian's kernels through every front end."""
 
 import hashlib
-import os
 import re
 import signal
 import subprocess
@@ -11,18 +10,9 @@ from pathlib import Path
 import pytest
 
 import guests
-from disks import DEVICES, checked, drive, file_within
+from disks import DEVICES, checked, drive, file_within, tmp  # noqa: F401  (fixture)
 from platter import MIB
 from vm import VM
-
-
-@pytest.fixture
-def tmp(tmp_path):
-    """On a disk, since images of whole systems are too large for memory."""
-    before = os.getcwd()
-    os.chdir(tmp_path)
-    yield tmp_path
-    os.chdir(before)
 
 
 def root_file_system(folder, init, need_tool):

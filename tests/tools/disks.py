@@ -1,7 +1,10 @@
 """Disks of guests: how they are plugged in, and what is on them afterwards."""
 
+import os
 import subprocess
 from pathlib import Path
+
+import pytest
 
 # The options, the disk's name in Linux, the modules that Debian's kernel for clouds wants for it.
 DEVICES = {
@@ -10,6 +13,15 @@ DEVICES = {
              ["scsi_common", "scsi_mod", "libata", "libahci", "ahci", "sd_mod"]),
     "nvme": (["-device", "nvme,drive=d,serial=platter"], "/dev/nvme0n1", []),
 }
+
+
+@pytest.fixture
+def tmp(tmp_path):
+    """On a disk, since images of whole systems are too large for memory."""
+    before = os.getcwd()
+    os.chdir(tmp_path)
+    yield tmp_path
+    os.chdir(before)
 
 
 def drive(image, fmt, *more):

@@ -206,21 +206,6 @@ bool args_parse(const struct command *cmd, int argc, char **argv, void *dst, int
     return false;
 }
 
-char *options_add(char *list, const char *name, const char *value)
-{
-    _cleanup_strbuf_ struct strbuf text = STRBUF_INIT;
-    if (list)
-        strbuf_addf(&text, "%s,", list);
-    strbuf_addf(&text, "%s=", name);
-    for (; *value; value++) {
-        if (*value == ',')
-            strbuf_addc(&text, ',');
-        strbuf_addc(&text, *value);
-    }
-    free(list);
-    return strbuf_take(&text);
-}
-
 /* Length of the option that begins here: up to a comma that stands alone. */
 static size_t option_length(const char *p)
 {

@@ -39,8 +39,6 @@ struct arg_def {
  * False: the exit code is in *code (help was asked and given, or a complaint was printed). */
 bool args_parse(const struct command *cmd, int argc, char **argv, void *dst, int *first, int *code);
 
-/* "name=value" with commas doubled behind "list,"; for building option texts. */
-char *options_add(char *list, const char *name, const char *value);
 /* Takes name=value out of a text of comma separated options; the value, to be freed, or NULL.
  * The last one counts. */
 char *options_take(char *list, const char *name);

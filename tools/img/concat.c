@@ -6,14 +6,6 @@
 
 #include "image.h"
 
-uint64_t concat_size(const struct concat *c)
-{
-    uint64_t size = 0;
-    for (int i = 0; i < c->n; i++)
-        size += image_sectors_size(c->nodes[i]);
-    return size;
-}
-
 struct blk_node *concat_at(const struct concat *c, uint64_t offset, uint64_t *within)
 {
     int i = 0;

@@ -13,8 +13,6 @@ struct concat {
     int n;
 };
 
-uint64_t concat_size(const struct concat *c);
-
 /* Fills buf, from any thread; *zero: there was nothing but zeroes by what the images say, and buf
  * was not touched. 0 or -errno. */
 int concat_read(const struct concat *c, uint64_t offset, void *buf, size_t len, bool *zero);

@@ -217,6 +217,33 @@ static bool extreme(unsigned op, union xmm *a, const union xmm *b, unsigned size
     }
 }
 
+/* What is one expression for each lane. */
+static bool each_lane(unsigned op, union xmm *a, const union xmm *b, unsigned size)
+{
+    switch (op) {
+    case 0xd5:
+        WORDS((int16_t)x * (int16_t)y);
+    case 0xe4:
+        WORDS((uint32_t)x * y >> 16);
+    case 0xe5:
+        WORDS((int16_t)x * (int16_t)y >> 16);
+    case 0xdb:
+        QWORDS(x & y);
+    case 0xdf:
+        QWORDS(~x & y);
+    case 0xeb:
+        QWORDS(x | y);
+    case 0xef:
+        QWORDS(x ^ y);
+    case 0xe0:
+        BYTES((x + y + 1) >> 1);
+    case 0xe3:
+        WORDS((x + y + 1) >> 1);
+    default:
+        return add_sub(op, a, b, size);
+    }
+}
+
 bool simd_packed(uint16_t full, union xmm *a, const union xmm *b, unsigned size)
 {
     unsigned op = full & 0xff;
@@ -258,34 +285,16 @@ bool simd_packed(uint16_t full, union xmm *a, const union xmm *b, unsigned size)
     case 0xf2:
     case 0xf3:
         return shift(op, a, b, size);
-    case 0xd5:
-        WORDS((int16_t)x * (int16_t)y);
-    case 0xe4:
-        WORDS((uint32_t)x * y >> 16);
-    case 0xe5:
-        WORDS((int16_t)x * (int16_t)y >> 16);
     case 0xda:
     case 0xde:
     case 0xea:
     case 0xee:
         return extreme(op, a, b, size);
-    case 0xdb:
-        QWORDS(x & y);
-    case 0xdf:
-        QWORDS(~x & y);
-    case 0xeb:
-        QWORDS(x | y);
-    case 0xef:
-        QWORDS(x ^ y);
-    case 0xe0:
-        BYTES((x + y + 1) >> 1);
-    case 0xe3:
-        WORDS((x + y + 1) >> 1);
     case 0xf4:
     case 0xf5:
     case 0xf6:
         return sums(op, a, b, size);
     default:
-        return add_sub(op, a, b, size);
+        return each_lane(op, a, b, size);
     }
 }

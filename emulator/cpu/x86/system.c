@@ -9,12 +9,6 @@ static void privileged(struct x86 *c)
         x86_raise_code(c, X_GP, 0);
 }
 
-void h_nop(struct x86 *c, const struct insn *i)
-{
-    (void)c;
-    (void)i;
-}
-
 void h_mov_seg(struct x86 *c, const struct insn *i)
 {
     unsigned s = i->reg & 7;
