@@ -21,6 +21,7 @@
  *   header_write.c  rewriting the header's cluster with all its extensions
  *   empty.c    forgetting all that the image holds
  *   amend*.c   changing options of an image that is there
+ *   bitmap.c   persistent dirty bitmaps, read
  *   check*.c   check and repair
  *
  * Invariants (asserts and tests cite them)
